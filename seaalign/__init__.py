@@ -1,0 +1,66 @@
+"""seaalign: self-alignment for spoken language models that synthetic speech has made flat.
+
+The flow, each arrow a function call or a file on disk:
+
+    text -> backbone -> candidates -> judge -> pairs / triplets -> dataset -> alignment module -> aligned policy -> report
+
+    backbone = MyAdapter(my_model)                                  # seaalign.DecoderOnly: four hooks
+    seaalign.testing.check_backbone(backbone, prompts, speech)      # every rule of the contract, checked
+    data = seaalign.TripletData("real.parquet", "triplets.parquet") # style on / style off / real, reference log-probs stored
+    trainer.fit(seaalign.DGSA(backbone, alpha=0.8), data)           # lightning.Trainer
+
+Names load when they are first used, so importing seaalign costs almost nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Prompt": "records",
+    "Speech": "records",
+    "Style": "records",
+    "Triplet": "records",
+    "Utterance": "records",
+    "Backbone": "backbones",
+    "DecoderOnly": "backbones",
+    "LogitsBackbone": "backbones",
+    "StepBackbone": "backbones",
+    "Unsupported": "backbones",
+    "SpeechData": "data",
+    "TripletData": "data",
+    "read_triplets": "storage",
+    "read_utterances": "storage",
+    "write_triplets": "storage",
+    "write_utterances": "storage",
+    "DGSA": "modules",
+    "SFT": "modules",
+    "ErosionMonitor": "callbacks",
+    "SampleAudio": "callbacks",
+}
+_ROOMS = ("audio", "backbones", "callbacks", "data", "functional", "metrics", "miniature", "modules", "records", "sampling", "storage", "testing")
+
+if TYPE_CHECKING:
+    from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
+    from seaalign.callbacks import ErosionMonitor, SampleAudio
+    from seaalign.data import SpeechData, TripletData
+    from seaalign.modules import DGSA, SFT
+    from seaalign.records import Prompt, Speech, Style, Triplet, Utterance
+    from seaalign.storage import read_triplets, read_utterances, write_triplets, write_utterances
+
+__all__ = [*_HOME, *_ROOMS, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"seaalign.{_HOME[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"seaalign.{name}")
+    raise AttributeError(f"module 'seaalign' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

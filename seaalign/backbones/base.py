@@ -1,0 +1,118 @@
+"""The contract that every spoken language model is reached through.
+
+An adapter HOLDS the user's model; the user's model inherits nothing from seaalign. `Backbone` is all that DGSA and TDSC call; the base
+classes beside this file (`StepBackbone`, `DecoderOnly`, `LogitsBackbone`) give the contract for a few short hooks.
+`seaalign.testing.check_backbone` makes the rules executable.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from seaalign.functional.sampling import content_key
+from seaalign.records import Prompt, Speech
+
+
+class Unsupported(NotImplementedError):
+    """The backbone lacks an optional ability; the message names what needs it and what to use instead."""
+
+
+class Backbone(nn.Module):
+    """What DGSA and TDSC call. Text ids in, log-probs and speech tokens out.
+
+    Attributes:
+        features: which of "style" (the prompt's style prefix changes the score), "timbre" (the speaker is set apart from the tokens),
+            "decode" and "encode" the adapter offers.
+        sampler: the name of the sampling rule, printed in every report ("nucleus" unless `sample` is overridden).
+    """
+
+    features: frozenset[str] | set[str] = frozenset()
+    sampler: str = "nucleus"
+
+    @abstractmethod
+    def forward(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
+        """Log-prob of every token (eq. 1), natural log, fp32.
+
+        Args:
+            prompts: P prompts.
+            speech: B rows; row b answers `prompts[speech.prompt[b]]`.
+
+        Returns:
+            (B, T+1): column t = log p of token t; column lengths[b] = log p of the end token, 0 where the row was cut; 0 beyond.
+            `.sum(-1)` is log pi(y|x).
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        temperature: float | Tensor = 1.0,
+        top_p: float = 1.0,
+        max_len: int | Tensor = 1024,
+        min_len: int | Tensor = 0,
+        generator: torch.Generator | None = None,
+    ) -> Speech:
+        """Draw n answers to each of P prompts: P*n rows, those of prompt 0 first.
+
+        Args:
+            prompts: P prompts.
+            n: answers per prompt.
+            temperature: a number or one per row (P*n,); 0 = greedy.
+            top_p: nucleus mass.
+            max_len: a number or one per row, frames; rows that reach it come back with `ended` False.
+            min_len: a number or one per row, frames; the end token is not drawn before.
+            generator: one number is drawn from it per call. The same seed gives the same rows, whatever other prompts are in the call.
+        """
+        raise NotImplementedError
+
+    def decode(self, speech: Speech, timbres: Sequence[Any]) -> list[Tensor]:
+        """Waveforms (samples,) of B rows, each with its timbre."""
+        raise Unsupported(
+            f"{type(self).__name__} has no decode(): audio metrics, SampleAudio and audio judges need it. "
+            "Override decode(speech, timbres), or use token statistics only."
+        )
+
+    def encode(self, waveforms: Sequence[Tensor], sample_rate: int) -> Speech:
+        """Speech tokens of waveforms (samples,)."""
+        raise Unsupported(
+            f"{type(self).__name__} has no encode(): building data from audio needs it. "
+            "Override encode(waveforms, sample_rate), or bring speech tokens made by your own tokenizer."
+        )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient inside; every submodule's own mode is restored afterwards (some may be frozen in eval on purpose)."""
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
+def row_keys(prompts: Sequence[Prompt], n: int, seed: int) -> Tensor:
+    """The random key of each row (P*n,): from the seed, what the prompt says and holds, and which answer to it this is.
+
+    Position in the batch is left out on purpose: a prompt draws the same answers alone and in company.
+    """
+    keys, seen = [], dict[int, int]()
+    for prompt in prompts:
+        leaves = [leaf for leaf in _pytree.tree_leaves(prompt.timbre) if isinstance(leaf, Tensor)]
+        style = (prompt.style.tokens, prompt.style.text) if prompt.style else ()
+        base = content_key([prompt.text, *style, *leaves], seed)
+        first = seen.get(base, 0)
+        seen[base] = first + n
+        keys += [content_key([], base + (first + i) * 0x2545F4914F6CDD1D) for i in range(n)]
+    return torch.tensor(keys, dtype=torch.int64)

@@ -1,0 +1,95 @@
+"""Decoder-only language models: [prompt | speech] in one causal sequence (CosyVoice, Hugging Face causal LMs)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from seaalign.backbones.step import StepBackbone
+from seaalign.records import Prompt, Speech
+
+
+class _State(NamedTuple):
+    cache: Any
+    seen: Tensor  # (B, S) bool: which cache slots hold something; short prompts leave holes
+    length: Tensor  # (B,) tokens read so far = next position
+    step: int  # speech frames read so far
+
+
+class DecoderOnly(StepBackbone):
+    """The contract for a decoder-only model, from four hooks and two names.
+
+    Name `body` (the transformer without its head) and `eos`; write `embed_prompt`, `embed_speech` and `logits`. `body` is called the way
+    Hugging Face models are: `body(inputs_embeds=(B, S, D), attention_mask=(B, S_past + S) or None, position_ids=(B, S),
+    past_key_values=cache or None, use_cache=bool)`, and returns `(hidden (B, S, D), cache)` or an object with `last_hidden_state` and
+    `past_key_values`; so a Hugging Face body is assigned as it is, and any other model gets a method of a few lines. Its attention must
+    be causal. The cache is a Hugging Face cache or any nest of tensors with rows first.
+
+    Scoring is one right-padded causal pass without mask or cache: flash attention and gradient checkpointing both apply.
+
+    Example:
+        See examples/your_own_model.py: a complete adapter in under 60 lines.
+    """
+
+    body: Callable[..., Any]
+
+    @abstractmethod
+    def embed_prompt(self, prompt: Prompt) -> Tensor:
+        """Everything before the speech, as input embeddings (L, D): text, special tokens, and the style prefix where there is one."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def embed_speech(self, tokens: Tensor, start: int) -> Tensor:
+        """Input embeddings (B, t, D) of speech tokens (B, t[, K]) whose first one is frame `start` of the completion."""
+        raise NotImplementedError
+
+    def hidden(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
+        """One right-padded pass: padding comes last, so a causal model never lets a real position see it."""
+        heads = [self.embed_prompt(prompt) for prompt in prompts]
+        tails = [self.embed_speech(row[None], 0)[0] for row in speech.rows()]
+        owners = speech.prompt.tolist()
+        x = pad_sequence([torch.cat([heads[p], tail.to(heads[p].dtype)]) for p, tail in zip(owners, tails, strict=True)], batch_first=True)
+        positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        output, _ = self._call_body(x, None, positions, None, use_cache=False)
+        # column t is read where token t is predicted: at the last prompt position for t = 0
+        start = torch.tensor([len(heads[p]) - 1 for p in owners], device=x.device)
+        column = torch.arange(speech.tokens.shape[1] + 1, device=x.device)
+        index = (start[:, None] + column).clamp_max(x.shape[1] - 1)
+        return output.gather(1, index[..., None].expand(-1, -1, output.shape[-1]))
+
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, _State]:
+        heads = [self.embed_prompt(prompt) for prompt in prompts]
+        x = pad_sequence(heads, batch_first=True)
+        length = torch.tensor([len(head) for head in heads], device=x.device)
+        positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        seen = positions < length[:, None]
+        output, cache = self._call_body(x, None, positions, None, use_cache=True)
+        feature = output[torch.arange(len(x), device=x.device), length - 1]
+        return feature, _State(cache, seen, length, 0)
+
+    def extend(self, state: _State, tokens: Tensor) -> tuple[Tensor, _State]:
+        cache, seen, length, step = state
+        x = self.embed_speech(tokens, step)
+        new = torch.arange(x.shape[1], device=x.device)
+        seen = torch.cat([seen, seen.new_ones(x.shape[:2])], dim=1)
+        output, cache = self._call_body(x, seen, length[:, None] + new, cache, use_cache=True)
+        return output, _State(cache, seen, length + x.shape[1], step + x.shape[1])
+
+    def select(self, state: _State, rows: Tensor) -> _State:
+        cache, seen, length, step = state
+        if hasattr(cache, "batch_select_indices"):  # Hugging Face caches are objects and change in place
+            cache.batch_select_indices(rows)
+        else:
+            cache = super().select(cache, rows)
+        return _State(cache, seen.index_select(0, rows), length.index_select(0, rows), step)
+
+    def _call_body(self, x: Tensor, mask: Tensor | None, positions: Tensor, cache: Any, use_cache: bool) -> tuple[Tensor, Any]:
+        output = self.body(
+            inputs_embeds=x, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=use_cache
+        )
+        return output[:2] if isinstance(output, tuple) else (output.last_hidden_state, output.past_key_values)

@@ -1,0 +1,168 @@
+"""Scoring and sampling, written once in terms of features: the engine under every base class.
+
+Hooks return features rather than logits, so the head runs on real positions only and in chunks, and no (B, T, V) tensor exists.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+from torch.utils.checkpoint import checkpoint
+
+from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys
+from seaalign.functional.sampling import nucleus, uniforms
+from seaalign.records import Prompt, Speech
+
+Draw = Callable[..., Tensor]
+
+
+class StepBackbone(Backbone):
+    """Scoring and sampling from four hooks: `prefill`, `extend`, `logits`, and `select` where the state is not a nest of tensors.
+
+    Fits recurrent models, encoder-decoders, state-space models, and transformers that keep their own cache.
+
+    Attributes:
+        eos: id of the end token in the logits (for K codebooks: in the first one).
+        codebooks: None for tokens (B, T), K for tokens (B, T, K): then override `frame_score` and `frame_draw`.
+        banned: ids that are scored but never drawn.
+        chunk: positions that go through the head at once.
+    """
+
+    eos: int
+    codebooks: int | None = None
+    banned: tuple[int, ...] = ()
+    chunk: int = 2048
+
+    @abstractmethod
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
+        """Read the prompts. Returns the feature that predicts the first token (P, D), and a state with one entry per prompt."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def extend(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Read tokens (B, t[, K]) after the state. Returns (B, t, D), feature i predicting what follows token i, and the new state."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def logits(self, features: Tensor) -> Tensor:
+        """Unnormalised scores (..., V) of features (..., D)."""
+        raise NotImplementedError
+
+    def select(self, state: Any, rows: Tensor) -> Any:
+        """The state of some rows, repeated where a row is named twice. Default: every tensor is indexed along its first dimension."""
+        return _pytree.tree_map(lambda leaf: leaf.index_select(0, rows) if isinstance(leaf, Tensor) else leaf, state)
+
+    def frame_score(self, features: Tensor, frames: Tensor) -> Tensor:
+        """Log-prob (N,) of frames (N[, K]) given features (N, D). An end frame holds `eos` (in every codebook)."""
+        if self.codebooks is not None:
+            raise Unsupported(f"{type(self).__name__} has {self.codebooks} codebooks: override frame_score and frame_draw")
+        logits = self.logits(features).float()
+        return logits.log_softmax(-1).gather(-1, frames[:, None]).squeeze(-1)
+
+    def frame_draw(self, features: Tensor, draw: Draw) -> Tensor:
+        """Draw frames (N[, K]) from features (N, D) with `draw(logits (N, V), book=0) -> ids (N,)`; an end frame has `eos` in book 0."""
+        if self.codebooks is not None:
+            raise Unsupported(f"{type(self).__name__} has {self.codebooks} codebooks: override frame_score and frame_draw")
+        return draw(self.logits(features))
+
+    def hidden(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
+        """Features (B, T+1, D): column t predicts token t, column lengths[b] the end token. A prompt that rows share is read once."""
+        feature, state = self.prefill(prompts)
+        first = feature.index_select(0, speech.prompt)[:, None]
+        if not speech.tokens.shape[1]:
+            return first
+        # padding may hold anything: the hooks only ever see real ids
+        real = torch.arange(speech.tokens.shape[1], device=speech.tokens.device) < speech.lengths[:, None]
+        tokens = speech.tokens * (real if speech.tokens.dim() == 2 else real[..., None])
+        rest, _ = self.extend(self.select(state, speech.prompt), tokens)
+        return torch.cat([first, rest], dim=1)
+
+    def forward(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
+        """See `Backbone.forward`. The head is applied to real positions only, `chunk` at a time, recomputed in the backward pass."""
+        speech = speech.to(self._device())
+        mask = speech.scored
+        frames = torch.full((*mask.shape, *speech.tokens.shape[2:]), self.eos, dtype=torch.long, device=mask.device)
+        body = torch.arange(mask.shape[1], device=mask.device) < speech.lengths[:, None]
+        frames[body] = speech.tokens[body[:, : speech.tokens.shape[1]]]
+        features = self.hidden([prompt.to(mask.device) for prompt in prompts], speech)[mask]
+        scores = self._score(features, frames[mask])
+        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, scores)
+
+    def _score(self, features: Tensor, frames: Tensor) -> Tensor:
+        if len(features) <= self.chunk:
+            return self.frame_score(features, frames).float()
+        parts = zip(features.split(self.chunk), frames.split(self.chunk), strict=True)
+        if not torch.is_grad_enabled():
+            return torch.cat([self.frame_score(*part).float() for part in parts])
+        return torch.cat([checkpoint(self.frame_score, *part, use_reentrant=False).float() for part in parts])
+
+    def _device(self) -> torch.device:
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        temperature: float | Tensor = 1.0,
+        top_p: float = 1.0,
+        max_len: int | Tensor = 1024,
+        min_len: int | Tensor = 0,
+        generator: torch.Generator | None = None,
+    ) -> Speech:
+        """See `Backbone.sample`. Each prompt is read once; finished rows leave the batch."""
+        where = generator.device if generator is not None else "cpu"
+        seed = int(torch.randint(1 << 62, (), generator=generator, device=where))
+        device, rows = self._device(), len(prompts) * n
+        limits = [
+            torch.as_tensor(value, dtype=dtype, device=device).expand(rows)
+            for value, dtype in ((temperature, torch.float), (max_len, torch.long), (min_len, torch.long))
+        ]
+        with evaluating(self):
+            feature, state = self.prefill([prompt.to(device) for prompt in prompts])
+            owner = torch.arange(len(prompts), device=device).repeat_interleave(n)
+            keys = row_keys(prompts, n, seed).to(device)
+            return self._run(feature.index_select(0, owner), self.select(state, owner), keys, limits, top_p, owner)
+
+    def _run(self, feature: Tensor, state: Any, keys: Tensor, limits: list[Tensor], top_p: float, owner: Tensor) -> Speech:
+        temperature, most, least = limits
+        rows, steps = len(owner), int(most.max()) if len(owner) else 0
+        books = () if self.codebooks is None else (self.codebooks,)
+        tokens = torch.zeros((rows, steps, *books), dtype=torch.long, device=owner.device)
+        lengths, ended = most.clone(), torch.zeros(rows, dtype=torch.bool, device=owner.device)
+        here = torch.arange(rows, device=owner.device)  # which output row each row of the running batch is
+        live = most > 0
+        for step in range(steps):
+            frame = self.frame_draw(feature, self._drawer(here, keys, temperature, least, top_p, step))
+            stop = (frame if frame.dim() == 1 else frame[:, 0]) == self.eos
+            done = live & stop
+            lengths[here[done]], ended[here[done]] = step, True
+            live = live & ~stop
+            tokens[here[live], step] = frame[live]
+            live = live & (step + 1 < most[here])
+            left = int(live.sum())
+            if not left:
+                break
+            frame = torch.where(live if frame.dim() == 1 else live[:, None], frame, 0)
+            if left < 0.75 * len(live):  # copying the state costs too: leave only when it pays
+                keep = live.nonzero().squeeze(-1)
+                state, here, frame, live = self.select(state, keep), here[keep], frame[keep], live[keep]
+            features, state = self.extend(state, frame[:, None])
+            feature = features[:, 0]
+        return Speech(tokens, lengths, ended, owner).select(torch.arange(rows))
+
+    def _drawer(self, here: Tensor, keys: Tensor, temperature: Tensor, least: Tensor, top_p: float, step: int) -> Draw:
+        books = self.codebooks or 1
+
+        def draw(logits: Tensor, book: int = 0) -> Tensor:
+            logits = logits.float().clone()
+            if book == 0:
+                logits[:, list(self.banned)] = -torch.inf
+                logits[:, self.eos] = logits[:, self.eos].masked_fill(step < least[here], -torch.inf)
+            return nucleus(logits, temperature[here], top_p, uniforms(keys[here], step * books + book))
+
+        return draw

@@ -1,0 +1,212 @@
+"""The nouns of seaalign: prompts, speech tokens, utterances and triplets, with their shapes.
+
+These records are what flows between the stages (see docs/architecture.md). They hold tensors and nothing clever: an adapter, a user's
+own sampler or a data loader can build them in one line. `storage` writes them to Parquet and reads them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils import _pytree
+
+
+def _ids(value: Any, name: str, dims: tuple[int, ...]) -> Tensor:
+    tensor = torch.as_tensor(value)
+    if tensor.numel() == 0:
+        tensor = tensor.long()
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integer ids, got {tensor.dtype}; run the tokenizer first")
+    if tensor.dim() not in dims:
+        raise ValueError(f"{name} must have {' or '.join(map(str, dims))} dimension(s), got shape {tuple(tensor.shape)}")
+    return tensor.long()
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """The style prefix z_style: speech tokens of a reference recording and, where known, its transcript.
+
+    Args:
+        tokens: prompt speech tokens (Ts,), or (Ts, K) with K codebooks.
+        text: text ids of the reference recording (Ls,), or None.
+
+    Example:
+        >>> Style(tokens=[4, 4, 9], text=[1, 2]).tokens.shape
+        torch.Size([3])
+    """
+
+    tokens: Tensor
+    text: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", _ids(self.tokens, "Style.tokens", (1, 2)))
+        if self.text is not None:
+            object.__setattr__(self, "text", _ids(self.text, "Style.text", (1,)))
+
+    def to(self, device: Any) -> Style:
+        return Style(self.tokens.to(device), None if self.text is None else self.text.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What the model is asked to say, in which style and with whose voice.
+
+    Args:
+        text: text ids (L,); must not be empty.
+        style: the style prefix for the language model (prosody), or None = style off.
+        timbre: what the decoder needs to know of the speaker: a tensor, or any nest of dicts and lists of tensors.
+
+    Raises:
+        ValueError: the text is empty or not one-dimensional.
+
+    Example:
+        >>> prompt = Prompt([5, 6], style=Style([1, 2, 3]), timbre=torch.zeros(4))
+        >>> prompt.plain().style is None, prompt.plain().timbre is prompt.timbre
+        (True, True)
+    """
+
+    text: Tensor
+    style: Style | None = None
+    timbre: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", _ids(self.text, "Prompt.text", (1,)))
+        if not len(self.text):
+            raise ValueError("Prompt.text is empty: there is nothing to say; drop the row, or check the tokenizer")
+
+    def plain(self) -> Prompt:
+        """The same prompt with the style prefix off and the timbre kept (eq. 7)."""
+        return replace(self, style=None)
+
+    def to(self, device: Any) -> Prompt:
+        timbre = _pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, self.timbre)
+        return Prompt(self.text.to(device), self.style and self.style.to(device), timbre)
+
+
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """A batch of speech-token rows; the end token is never stored.
+
+    Args:
+        tokens: (B, T), or (B, T, K) with K codebooks; what lies beyond `lengths` is padding and never looked at.
+        lengths: number of real frames per row (B,).
+        ended: (B,) bool, False where sampling was cut at `max_len`: then no end-token term is scored. Default: all True.
+        prompt: (B,) which prompt of the list the row answers; several rows may share one. Default: row b answers prompt b.
+
+    Raises:
+        ValueError: shapes disagree or a length is outside 0..T.
+
+    Example:
+        >>> speech = Speech.pack([[7, 8, 9], [7]], ended=[True, False])
+        >>> speech.scored.int().tolist()     # three tokens + end; one token, cut
+        [[1, 1, 1, 1], [1, 0, 0, 0]]
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    ended: Tensor = None  # type: ignore[assignment]
+    prompt: Tensor = None  # type: ignore[assignment]
+    _checked: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self._checked:
+            return
+        tokens = _ids(self.tokens, "Speech.tokens", (2, 3))
+        rows, device = len(tokens), tokens.device
+        lengths = torch.as_tensor(self.lengths, device=device).long()
+        ended = torch.ones(rows) if self.ended is None else torch.as_tensor(self.ended)
+        prompt = torch.arange(rows) if self.prompt is None else torch.as_tensor(self.prompt)
+        for name, value in (("lengths", lengths), ("ended", ended), ("prompt", prompt)):
+            if value.shape != (rows,):
+                raise ValueError(f"Speech.{name} must have shape ({rows},) like the rows, got {tuple(value.shape)}")
+        if rows and (int(lengths.min()) < 0 or int(lengths.max()) > tokens.shape[1]):
+            raise ValueError(f"Speech.lengths must lie in 0..{tokens.shape[1]} (T), got {lengths.tolist()}")
+        values = {"tokens": tokens, "lengths": lengths, "ended": ended.to(device, torch.bool), "prompt": prompt.to(device).long()}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def pack(cls, rows: Sequence[Any], ended: Any = None, prompt: Any = None) -> Speech:
+        """Pad a list of token rows, each (T_b,) or (T_b, K), into one batch."""
+        tensors = [_ids(row, f"row {i}", (1, 2)) for i, row in enumerate(rows)]
+        if not tensors:
+            return cls(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, dtype=torch.long), ended, prompt)
+        lengths = torch.tensor([len(row) for row in tensors], device=tensors[0].device)
+        return cls(pad_sequence(tensors, batch_first=True), lengths, ended, prompt)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def scored(self) -> Tensor:
+        """(B, T+1) bool: the columns that carry a log-prob: the real tokens, and the end token where the row ended."""
+        column = torch.arange(self.tokens.shape[1] + 1, device=self.lengths.device)
+        return column < (self.lengths + self.ended.long())[:, None]
+
+    def rows(self) -> list[Tensor]:
+        """The token rows without padding: B tensors (T_b,) or (T_b, K)."""
+        return [row[:length] for row, length in zip(self.tokens, self.lengths.tolist(), strict=True)]
+
+    def select(self, index: Any) -> Speech:
+        """Some rows, by index or mask, with the padding that they still need."""
+        index = torch.as_tensor(index, device=self.tokens.device)
+        lengths = self.lengths[index]
+        longest = int(lengths.max()) if len(lengths) else 0
+        return Speech(self.tokens[index, :longest], lengths, self.ended[index], self.prompt[index])
+
+    def to(self, device: Any) -> Speech:
+        moved = (value.to(device) for value in (self.tokens, self.lengths, self.ended, self.prompt))
+        return Speech(*moved, _checked=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """A recorded or synthetic sentence, ready for training.
+
+    Args:
+        id: unique within a data set; pairs and stored log-probs refer to it.
+        prompt: text, and where it exists the style prefix and the timbre of the same reference recording.
+        tokens: speech tokens of the recording (T,) or (T, K).
+        source: "real", or the name of the system that synthesised it.
+    """
+
+    id: str
+    prompt: Prompt
+    tokens: Tensor
+    source: str = "real"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", _ids(self.tokens, f"tokens of utterance {self.id!r}", (1, 2)))
+        if not len(self.tokens):
+            raise ValueError(f"utterance {self.id!r} has no speech tokens; drop it, or check its audio")
+
+
+@dataclass(frozen=True, eq=False)
+class Triplet:
+    """One text said three times (eq. 8-9): really, expressively (style on), stably (style off).
+
+    Args:
+        id: the id of the real utterance.
+        prompt: the prompt that `expressive` was sampled from; `stable` was sampled from `prompt.plain()`.
+        real, expressive, stable: speech tokens (T,) or (T, K).
+        ended: did each of the three end by itself (real, expressive, stable)?
+        reference: log-probs per column under the frozen reference policy, one tensor (T+1,) for each of the three, or None. Keys
+            "plain" (scored from the text alone) and, where asked for, "styled" (scored with the style prefix; without `stable`).
+    """
+
+    id: str
+    prompt: Prompt
+    real: Tensor
+    expressive: Tensor
+    stable: Tensor
+    ended: tuple[bool, bool, bool] = (True, True, True)
+    reference: dict[str, tuple[Tensor, ...]] | None = None
+
+    def completions(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(real, expressive, stable)."""
+        return self.real, self.expressive, self.stable
