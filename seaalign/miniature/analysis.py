@@ -14,7 +14,7 @@ from seaalign.miniature.vocoder import N_MELS
 
 PAUSE_MS = 140
 """A run of near silence at least this long is a pause between words; closures inside words are shorter."""
-SILENCE_DB = 40.0
+SILENCE_DB = 45.0
 """Near silence: this far below the loud frames of the utterance."""
 FRAME_RATE = RATE // HOP
 

@@ -46,8 +46,8 @@ PHONES = {
 }  # fmt: skip
 SPELLING = ("ziro", "wVn", "-tu", "Tri", "fOr", "fayv", "sI-ks", "sevVn", "ey-t", "nayn")
 """Phones of each word; ``-`` is a closure, followed by the burst of a stop."""
-PAUSE_MS = 200
-"""Median silence between two words; always more than `seaalign.miniature.codec.PAUSE_MS`."""
+PAUSE_MS = 225
+"""Median silence between two words; always well above `seaalign.miniature.analysis.PAUSE_MS`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ JUDGE_SPEAKERS = {
 
 
 def say(words: tuple[int, ...], speaker: str, expressive: bool, generator: torch.Generator) -> Spoken:
-    """Say a string of words with pauses of at least 170 ms between them.
+    """Say a string of words with pauses of at least 200 ms between them.
 
     Expressive: F0 walks at random (standard deviation about 2 semitones), durations vary by +-25 %, word energies by
     +-2 dB, formants by 3 %. Flat: F0 stays within 0.1 semitones, durations and energies are those of the table.
