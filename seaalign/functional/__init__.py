@@ -1,0 +1,48 @@
+"""The mathematics, as pure functions: tensors in, tensors out, no state and no randomness of their own.
+
+Preference losses and their weights, statistics of speech tokens, entropy of mixtures, error rates, prosody. Their
+twins that add up over batches and processes are in :mod:`seaalign.metrics`.
+"""
+
+from seaalign.functional.entropy import count_entropy, entropy_at
+from seaalign.functional.errors import edit_distance, error_rate
+from seaalign.functional.likelihood import sequence_logp, sft_anchor
+from seaalign.functional.mixture import critical_ratio, mixture_entropy, mixture_entropy_slope
+from seaalign.functional.preference import (
+    CrossoverWeights,
+    cdpo_loss,
+    crossover_weights,
+    dpo_loss,
+    implicit_reward,
+    ipo_loss,
+    preference_margin,
+)
+from seaalign.functional.repetition import Repetition, repetition_rate, repetition_span
+from seaalign.functional.tokens import token_counts, token_entropy, tokens_per_unit
+
+# Prosody: `from seaalign.functional.prosody import ...` goes here, and its names into __all__ below.
+
+__all__ = [
+    "CrossoverWeights",
+    "Repetition",
+    "cdpo_loss",
+    "count_entropy",
+    "critical_ratio",
+    "crossover_weights",
+    "dpo_loss",
+    "edit_distance",
+    "entropy_at",
+    "error_rate",
+    "implicit_reward",
+    "ipo_loss",
+    "mixture_entropy",
+    "mixture_entropy_slope",
+    "preference_margin",
+    "repetition_rate",
+    "repetition_span",
+    "sequence_logp",
+    "sft_anchor",
+    "token_counts",
+    "token_entropy",
+    "tokens_per_unit",
+]

@@ -1,0 +1,117 @@
+"""From token log-probabilities to sequence log-probabilities.
+
+Half and bfloat16 inputs are upcast to fp32 before the first addition: a sum over a few hundred tokens is a number near
+-1000, where bfloat16 moves in steps of 4 and can no longer tell a margin of 1 from 0.
+
+**Sum or mean.** ``log pi(y|x)`` is the *sum* over tokens, and beta = 0.1 of the papers belongs to it. The mean over
+tokens is about L times smaller (L tokens per completion), so to get the same gradient per pair beta has to grow by L:
+``beta_mean = beta_sum * L`` (0.1 on sums of 40 tokens is 4 on means). The two agree exactly where chosen and rejected
+have the same length; elsewhere the sum rewards length differences and the mean does not. For :func:`ipo_loss` the same
+scaling holds (``beta_mean = beta_sum * L``), and its value shrinks by ``L**2``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def sequence_logp(
+    token_logps: Tensor, scored: Tensor | None = None, reduction: Literal["sum", "mean"] = "sum"
+) -> Tensor:
+    """Sequence log-probabilities from token log-probabilities, nats.
+
+    Args:
+        token_logps: (B, T+1) log p of each token; what ``Backbone.forward`` returns.
+        scored: which columns count. (B,) integers: the first so many columns, ``lengths + ended`` for a ``Speech``
+            (the end token is scored only where sampling ended); or a (B, T+1) boolean mask, which may leave out any
+            column. ``None``: every column, right for sums because unscored columns are zero by contract.
+        reduction: ``"sum"`` is log pi(y|x); ``"mean"`` divides by the number of scored columns (needs ``scored``).
+            The module's docstring says how beta has to change with it.
+
+    Returns:
+        (B,) log-probabilities, fp32 or wider.
+
+    Raises:
+        ValueError: for a count that leaves a non-zero log-prob out (off by one: the end token forgotten), a row of
+            which nothing is scored under ``"mean"``, or shapes that do not fit.
+
+    >>> logps = torch.tensor([[-1.0, -2.0, -3.0], [-4.0, -2.0, 0.0]])
+    >>> sequence_logp(logps).tolist()
+    [-6.0, -6.0]
+    >>> sequence_logp(logps, torch.tensor([3, 2]), reduction="mean").tolist()
+    [-2.0, -3.0]
+    """
+    logps = upcast(token_logps)
+    if logps.dim() != 2:
+        raise ValueError(f"token_logps must be (B, T+1), got {tuple(logps.shape)}.")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}.")
+    if scored is None:
+        if reduction == "mean":
+            raise ValueError("reduction='mean' needs `scored`: padding would count as tokens of probability one.")
+        return logps.sum(-1)
+    mask = _scored_mask(logps, scored)
+    # where, not a product: a masked -inf or NaN times zero is NaN.
+    total = logps.where(mask, logps.new_zeros(())).sum(-1)
+    if reduction == "sum":
+        return total
+    counts = mask.sum(-1)
+    if bool((counts == 0).any()):
+        rows = (counts == 0).nonzero().flatten().tolist()
+        raise ValueError(f"rows {rows} have no scored token, so their mean log-prob is undefined: drop these rows.")
+    return total / counts
+
+
+def sft_anchor(chosen_token_logps: Tensor, scored: Tensor) -> Tensor:
+    """Mean negative log-prob per chosen token: add it to a preference loss so that the chosen log-prob cannot fall.
+
+    Args:
+        chosen_token_logps: (B, T+1) policy log p of each token of the chosen completions.
+        scored: (B,) counts or (B, T+1) mask, as in :func:`sequence_logp`.
+
+    Returns:
+        () nats per token, averaged over all scored tokens of the batch, as in SFT (so long rows weigh more).
+
+    Raises:
+        ValueError: where nothing is scored, a scored value is not finite, or shapes do not fit.
+
+    Source: Pang et al. 2024, "Iterative Reasoning Preference Optimization", eq. 1 (the NLL term; it
+    normalises per completion, this one per token of the batch as SFT does).
+
+    >>> sft_anchor(torch.tensor([[-1.0, -2.0, -3.0], [-4.0, 0.0, 0.0]]), torch.tensor([3, 1])).item()  # 10 / 4
+    2.5
+    """
+    mask = _scored_mask(chosen_token_logps, scored)
+    total = sequence_logp(chosen_token_logps, mask)
+    if not bool(torch.isfinite(total.detach()).all()):
+        raise ValueError(f"log-probs are not finite in rows {(~torch.isfinite(total)).nonzero().flatten().tolist()}.")
+    count = mask.sum()
+    if int(count) == 0:
+        raise ValueError("no token is scored, so the SFT anchor is undefined: check `scored`.")
+    return -total.sum() / count
+
+
+def upcast(values: Tensor) -> Tensor:
+    """Log-probs in fp32, or in fp64 where they came so."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _scored_mask(logps: Tensor, scored: Tensor) -> Tensor:
+    if scored.dtype == torch.bool and scored.shape == logps.shape:
+        return scored
+    if scored.dtype == torch.bool or scored.is_floating_point() or scored.shape != logps.shape[:1]:
+        raise ValueError(
+            f"scored must be (B,) integer counts or a (B, T+1) boolean mask for token_logps {tuple(logps.shape)}, "
+            f"got {scored.dtype} {tuple(scored.shape)}."
+        )
+    mask = torch.arange(logps.shape[1], device=logps.device) < scored[:, None]
+    left_out = (~mask & (logps.detach() != 0)).any(-1) | (scored > logps.shape[1]) | (scored < 0)
+    if bool(left_out.any()):
+        raise ValueError(
+            f"rows {left_out.nonzero().flatten().tolist()}: counts {scored[left_out].tolist()} do not cover the scored "
+            f"columns of {logps.shape[1]}; pass `lengths + ended`, or a boolean mask to leave columns out on purpose."
+        )
+    return mask
