@@ -1,0 +1,132 @@
+"""The Python blocks of README.md and docs/*.md run, file by file, in the order they are read and in one namespace.
+
+A block that cannot run in a test says so on the line before it, with the reason, and is counted as skipped:
+
+    <!-- not run: downloads a checkpoint -->
+
+`<!-- audio -->` marks one that needs torchaudio or speechbrain: it is left out where these are made unimportable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKED = os.environ.get("SEAALIGN_BLOCK_AUDIO", "") not in ("", "0")
+
+
+class Block(NamedTuple):
+    line: int
+    code: str
+    mark: str | None
+
+
+def blocks(text: str) -> list[Block]:
+    """The fenced python blocks of a page, with the line their code starts on and the comment right above the fence."""
+    found: list[Block] = []
+    lines, i = text.splitlines(), 0
+    while i < len(lines):
+        fence = re.fullmatch(r"(\s*)(`{3,}|~{3,})\s*(\w*).*", lines[i])
+        if fence is None:
+            i += 1
+            continue
+        end = next((j for j in range(i + 1, len(lines)) if lines[j].strip() == fence[2]), None)
+        if end is None:
+            raise ValueError(f"line {i + 1}: the block is never closed")
+        if fence[3] in ("python", "py"):
+            above = next((line.strip() for line in reversed(lines[:i]) if line.strip()), "")
+            comment = re.fullmatch(r"<!--\s*(.*?)\s*-->", above)
+            code = "\n".join(line.removeprefix(fence[1]) for line in lines[i + 1 : end])
+            found.append(Block(i + 2, code, comment[1] if comment else None))
+        i = end + 1
+    return found
+
+
+def run(page: str, examples: list[Block]) -> int:
+    """Run the blocks that are to be run; lines in tracebacks are those of the page."""
+    namespace: dict[str, object] = {"__name__": "__docs__"}
+    count = 0
+    for block in examples:
+        if not_run(block) is None:
+            exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), namespace)
+            count += 1
+    return count
+
+
+def not_run(block: Block) -> str | None:
+    if block.mark == "audio":
+        return "audio packages are blocked" if BLOCKED else None
+    marked = re.fullmatch(r"not run:\s*(.+)", block.mark or "")
+    return marked[1] if marked else None
+
+
+EXAMPLES = {page.relative_to(ROOT).as_posix(): blocks(page.read_text()) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", [page for page, found in EXAMPLES.items() if any(not_run(b) is None for b in found)])
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        assert run(page, EXAMPLES[page]) > 0
+
+
+@pytest.mark.parametrize(("page", "block"), [(p, b) for p, found in EXAMPLES.items() for b in found if not_run(b)])
+def test_examples_not_run(page, block):
+    pytest.skip(f"{page}:{block.line}: {not_run(block)}")
+
+
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_links_between_pages_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    targets = [t.partition("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:|#", t)]
+    assert [t for t in targets if not ((ROOT / page).parent / t).exists()] == []
+
+
+PAGE = """# A page
+```bash
+exit 1
+```
+```python
+x = 2
+```
+<!-- not run: needs a GPU -->
+```python
+raise SystemExit
+```
+<!-- audio -->
+
+```python
+y = x + 1
+```
+"""
+
+
+def test_blocks_are_found_with_their_marks():
+    assert blocks(PAGE) == [
+        Block(6, "x = 2", None),
+        Block(10, "raise SystemExit", "not run: needs a GPU"),
+        Block(15, "y = x + 1", "audio"),
+    ]
+    assert run("PAGE", blocks(PAGE)) == (1 if BLOCKED else 2)
+
+
+def test_a_failing_example_fails_at_its_own_line():
+    with pytest.raises(ZeroDivisionError) as caught:
+        run("page.md", blocks("text\n```python\nx = 1\nx / 0\n```\n"))
+    assert (caught.traceback[-1].path.name, caught.traceback[-1].lineno + 1) == ("page.md", 4)
+
+
+def test_a_mark_without_a_reason_does_not_skip():
+    assert not_run(Block(1, "", "not run:")) is None
+
+
+def test_an_open_fence_is_refused():
+    with pytest.raises(ValueError, match="line 2"):
+        blocks("\n```python\nx = 1\n")
