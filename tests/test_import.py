@@ -73,7 +73,11 @@ def test_the_side_effect_probe_notices_a_change():
 def test_version_is_the_installed_one():
     import seaalign
 
-    assert seaalign.__version__ == metadata.version("seaalign")
+    try:
+        installed = metadata.version("seaalign")
+    except metadata.PackageNotFoundError:
+        pytest.skip("seaalign is imported from the checkout, not installed")
+    assert seaalign.__version__ == installed
 
 
 def test_every_public_name_resolves():
