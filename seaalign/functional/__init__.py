@@ -4,10 +4,12 @@ Preference losses and their weights, statistics of speech tokens, entropy of mix
 twins that add up over batches and processes are in :mod:`seaalign.metrics`.
 """
 
+from seaalign.functional.alignment import align, cepstra
 from seaalign.functional.entropy import count_entropy, entropy_at
 from seaalign.functional.errors import edit_distance, error_rate
 from seaalign.functional.likelihood import sequence_logp, sft_anchor
 from seaalign.functional.mixture import critical_ratio, mixture_entropy, mixture_entropy_slope
+from seaalign.functional.pitch import f0
 from seaalign.functional.preference import (
     CrossoverWeights,
     cdpo_loss,
@@ -17,22 +19,40 @@ from seaalign.functional.preference import (
     ipo_loss,
     preference_margin,
 )
+from seaalign.functional.prosody import (
+    Measured,
+    energy,
+    energy_std,
+    f0_correlation,
+    f0_range,
+    f0_rmse,
+    f0_std,
+    semitones,
+)
 from seaalign.functional.repetition import Repetition, repetition_rate, repetition_span
 from seaalign.functional.tokens import token_counts, token_entropy, tokens_per_unit
 
-# Prosody: `from seaalign.functional.prosody import ...` goes here, and its names into __all__ below.
-
 __all__ = [
     "CrossoverWeights",
+    "Measured",
     "Repetition",
+    "align",
     "cdpo_loss",
+    "cepstra",
     "count_entropy",
     "critical_ratio",
     "crossover_weights",
     "dpo_loss",
     "edit_distance",
+    "energy",
+    "energy_std",
     "entropy_at",
     "error_rate",
+    "f0",
+    "f0_correlation",
+    "f0_range",
+    "f0_rmse",
+    "f0_std",
     "implicit_reward",
     "ipo_loss",
     "mixture_entropy",
@@ -40,6 +60,7 @@ __all__ = [
     "preference_margin",
     "repetition_rate",
     "repetition_span",
+    "semitones",
     "sequence_logp",
     "sft_anchor",
     "token_counts",

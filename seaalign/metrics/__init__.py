@@ -4,6 +4,17 @@ Every state is a sum, so a metric that ran on several processes gives the value 
 """
 
 from seaalign.metrics.errors import ErrorRate
+from seaalign.metrics.prosody import F0RMSE, EnergyStd, F0Correlation, F0Range, F0Std
 from seaalign.metrics.tokens import RepetitionRate, TokenEntropy, TokensPerUnit
 
-__all__ = ["ErrorRate", "RepetitionRate", "TokenEntropy", "TokensPerUnit"]
+__all__ = [
+    "F0RMSE",
+    "EnergyStd",
+    "ErrorRate",
+    "F0Correlation",
+    "F0Range",
+    "F0Std",
+    "RepetitionRate",
+    "TokenEntropy",
+    "TokensPerUnit",
+]
