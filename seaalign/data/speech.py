@@ -1,0 +1,130 @@
+"""Utterances for supervised fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from seaalign.batching import FrameBatchSampler
+from seaalign.data.loader import FrameLoader
+from seaalign.functional.sampling import content_key, uniforms
+from seaalign.records import Prompt, Speech, Utterance
+from seaalign.storage import read_manifest, read_utterances
+
+
+class SpeechBatch:
+    """B utterances.
+
+    A plain class: Lightning takes dataclasses apart to cast their tensors, and the records inside are frozen.
+
+    Args:
+        prompts: B prompts.
+        speech: B rows, row b answers prompt b.
+    """
+
+    def __init__(self, prompts: list[Prompt], speech: Speech) -> None:
+        self.prompts, self.speech = prompts, speech
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def to(self, device: Any) -> SpeechBatch:
+        """A copy on another device."""
+        return SpeechBatch([prompt.to(device) for prompt in self.prompts], self.speech.to(device))
+
+
+def load_utterances(source: str | Path | Sequence[Utterance], vocab_size: int | None = None) -> list[Utterance]:
+    """Utterances as they are, or from a file:
+
+    Parquet (`write_utterances`), or JSONL (`read_manifest`) where the name ends in .jsonl.
+
+    Raises:
+        ValueError: there are none, or two share an id.
+    """
+    if isinstance(source, str | Path):
+        read = read_manifest if str(source).endswith((".jsonl", ".json")) else read_utterances
+        return read(source, vocab_size=vocab_size)
+    utterances = list(source)
+    ids = [utterance.id for utterance in utterances]
+    twice = sorted({key for key in ids if ids.count(key) > 1}) if len(set(ids)) < len(ids) else []
+    if not ids or twice:
+        raise ValueError(f"need at least one utterance and unique ids; got {len(ids)}, and more than once: {twice[:5]}")
+    return utterances
+
+
+class SpeechData(L.LightningDataModule):
+    """Utterances in batches by frames, for `SFT`.
+
+    Args:
+        train: utterances, or a Parquet or JSONL file of them.
+        val: the same, or None.
+        max_frames: ceiling on rows x longest row of a batch, per process.
+        seed: of the shuffle, and of `plain_fraction`.
+        plain_fraction: share of the utterances whose style prefix is left out, drawn anew in every epoch. A model that
+            is to speak in both modes must have learned both. 0 leaves every prompt as it is.
+        vocab_size: refuse token ids outside 0..vocab_size-1 when reading a file.
+
+    Raises:
+        ValueError: at setup, for unusable data.
+
+    Example:
+        >>> data = SpeechData([Utterance("a", Prompt([1]), [7, 8]), Utterance("b", Prompt([2, 3]), [7])])
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> len(batch), batch.speech.tokens.shape
+        (2, torch.Size([2, 2]))
+    """
+
+    def __init__(
+        self,
+        train: str | Path | Sequence[Utterance],
+        val: str | Path | Sequence[Utterance] | None = None,
+        max_frames: int = 2000,
+        seed: int = 0,
+        plain_fraction: float = 0.0,
+        vocab_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= plain_fraction <= 1:
+            raise ValueError(f"plain_fraction must lie in 0..1, got {plain_fraction}")
+        self.sources = (train, val)
+        self.max_frames, self.seed, self.plain_fraction, self.vocab_size = max_frames, seed, plain_fraction, vocab_size
+        self.train: list[Utterance] = []
+        self.val: list[Utterance] = []
+
+    def setup(self, stage: str = "fit") -> None:
+        """Read the files, once."""
+        if not self.train:
+            train, val = self.sources
+            self.train = load_utterances(train, self.vocab_size)
+            self.val = [] if val is None else load_utterances(val, self.vocab_size)
+
+    def train_dataloader(self) -> FrameLoader[SpeechBatch]:
+        """Shuffled, except under `Trainer(overfit_batches=...)`."""
+        return self._loader(self.train, not getattr(self.trainer, "overfit_batches", 0))
+
+    def val_dataloader(self) -> FrameLoader[SpeechBatch] | list[Any]:
+        """In order of length; an empty list where there is no validation data."""
+        return self._loader(self.val, False) if self.val else []
+
+    def _loader(self, utterances: list[Utterance], shuffle: bool) -> FrameLoader[SpeechBatch]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        lengths = [len(utterance.tokens) for utterance in utterances]
+        sampler = FrameBatchSampler(lengths, self.max_frames, shuffle, self.seed, rank, world)
+        return FrameLoader(sampler, lambda rows, epoch: self._collate([utterances[row] for row in rows], epoch))
+
+    def _collate(self, utterances: list[Utterance], epoch: int) -> SpeechBatch:
+        prompts = [self._prompt(utterance, epoch) for utterance in utterances]
+        return SpeechBatch(prompts, Speech.pack([utterance.tokens for utterance in utterances]))
+
+    def _prompt(self, utterance: Utterance, epoch: int) -> Prompt:
+        if self.plain_fraction and utterance.prompt.style is not None:
+            # by id and epoch, not by a stream of numbers, so that a resumed run draws the same
+            key = content_key([torch.tensor(list(utterance.id.encode()))], self.seed)
+            if float(uniforms(torch.tensor([key]), epoch)) < self.plain_fraction:
+                return utterance.prompt.plain()
+        return utterance.prompt

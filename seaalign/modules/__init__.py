@@ -1,0 +1,6 @@
+"""LightningModules: call, log, return. The maths is in `functional`, the model is the user's."""
+
+from seaalign.modules.dgsa import DGSA
+from seaalign.modules.sft import SFT
+
+__all__ = ["DGSA", "SFT"]

@@ -1,0 +1,55 @@
+"""AdamW and the two learning-rate schedules that the modules share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+Schedule = Literal["constant", "cosine"]
+
+
+def adamw(
+    module: L.LightningModule,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    warmup_steps: int,
+    schedule: Schedule,
+) -> Any:
+    """What `configure_optimizers` returns:
+
+    AdamW over the parameters that ask for gradients, and a schedule per optimizer step.
+
+    Raises:
+        ValueError: unknown schedule, "cosine" without an end, or nothing to train.
+    """
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not wanted:
+        raise ValueError("no parameter of the backbone asks for a gradient: unfreeze some, or add adapters")
+    optimizer = torch.optim.AdamW(wanted, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+    total = module.trainer.estimated_stepping_batches if schedule == "cosine" else math.inf
+    if schedule not in ("constant", "cosine") or (schedule == "cosine" and not math.isfinite(total)):
+        raise ValueError(
+            f"schedule must be 'constant', or 'cosine' with max_steps or max_epochs set; got {schedule!r} and {total} steps"
+        )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, warmup_steps, total))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def factor(step: int, warmup: int, total: float) -> float:
+    """Share of the full learning rate at a step:
+
+    linear warm-up, then constant (total = inf) or a half cosine down to 0.
+
+    Example:
+        >>> [round(factor(step, 2, 6), 2) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if math.isinf(total):
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))

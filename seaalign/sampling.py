@@ -1,0 +1,198 @@
+"""Prompts to candidates:
+
+the two modes of DGSA (style on, style off), and the reference policy's log-probs of what came out.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from seaalign.backbones.base import Backbone, Unsupported, evaluating
+from seaalign.batching import FrameBatchSampler
+from seaalign.records import Prompt, Speech, Triplet, Utterance
+
+Pairing = Literal["paired", "shuffled"]
+_Item = TypeVar("_Item")
+
+
+def require_separation(backbone: Backbone, who: str) -> None:
+    """Refuse a backbone that cannot switch the style prefix without touching the speaker.
+
+    Raises:
+        Unsupported: "style" or "timbre" is missing from `backbone.features`; the message says what to use instead.
+    """
+    missing = [name for name in ("style", "timbre") if name not in backbone.features]
+    if missing:
+        raise Unsupported(
+            f"{who} needs a backbone with the features 'style' and 'timbre', and {type(backbone).__name__} does not declare {missing}. If "
+            "the model has a style prefix and sets the speaker apart from the tokens, pass them on in an adapter and name them in its "
+            "`features`; if it has not, use TDSC, which needs neither, or SFT."
+        )
+
+
+def dual_mode(
+    backbone: Backbone,
+    utterances: Sequence[Utterance],
+    *,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    max_len: int | None = None,
+    batch: int = 64,
+    seed: int = 0,
+    pairing: Pairing = "paired",
+    progress: bool = True,
+) -> list[Triplet]:
+    """Say each real sentence twice more: expressively (style on) and stably (style off), in the same voice.
+
+    Every call of `backbone.sample` starts from the same seed, and rows draw by what their prompt holds, so the result
+    does not depend on `batch`. A triplet in which a sample is empty (no tokens at all) is dropped, and a warning counts
+    them: there is nothing to compare.
+
+    Args:
+        backbone: the frozen SFT checkpoint; needs the features "style" and "timbre".
+        utterances: real ones, each with a style prefix.
+        temperature: > 0.
+        top_p: nucleus mass.
+        max_len: most frames of a sample. Default: twice the frames of the real utterance and 20 more.
+        batch: prompts per call.
+        seed: of the draws, and of the partners under "shuffled".
+        pairing: "paired" takes style and timbre from the utterance itself. "shuffled" takes both from another
+            utterance, drawn at random: the paper's ablation "random speaker pairing" (table 7), in which the pair no
+            longer differs in prosody alone.
+        progress: show a bar on a terminal.
+
+    Returns:
+        Triplets in the order of `utterances`, without reference log-probs.
+
+    Raises:
+        Unsupported: the backbone lacks a feature.
+        ValueError: an utterance has no style prefix, or every sample was empty.
+
+    Source: Geng et al. 2026, eq. 6-7; table 7.
+    """
+    require_separation(backbone, "dual-mode sampling")
+    prompts = [utterance.prompt for utterance in utterances]
+    bare = [utterance.id for utterance in utterances if utterance.prompt.style is None]
+    if bare:
+        raise ValueError(
+            f"{len(bare)} utterances have no style prefix, first {bare[:3]}: give each the style of its own reference recording"
+        )
+    if pairing not in ("paired", "shuffled"):
+        raise ValueError(f"pairing must be 'paired' or 'shuffled', got {pairing!r}")
+    if pairing == "shuffled":
+        prompts = _strangers(prompts, seed)
+    order = sorted(range(len(utterances)), key=lambda i: len(utterances[i].tokens))
+    made: dict[int, Triplet] = {}
+    for start in _track(range(0, len(order), batch), "sampling, style on and off", progress):
+        rows = order[start : start + batch]
+        asked = [prompts[i] for i in rows]
+        limit = torch.tensor([max_len or 2 * len(utterances[i].tokens) + 20 for i in rows])
+        expressive, stable = (
+            backbone.sample(p, 1, temperature, top_p, limit, generator=torch.Generator().manual_seed(seed)).to("cpu")
+            for p in (asked, [prompt.plain() for prompt in asked])
+        )
+        ends = zip(expressive.ended.tolist(), stable.ended.tolist(), strict=True)
+        for i, e, s, (e_ended, s_ended) in zip(rows, expressive.rows(), stable.rows(), ends, strict=True):
+            if len(e) and len(s):
+                made[i] = Triplet(utterances[i].id, prompts[i], utterances[i].tokens, e, s, (True, e_ended, s_ended))
+    if len(made) < len(utterances):
+        message = f"{len(utterances) - len(made)} of {len(utterances)} triplets dropped: the model ended at once, without a single token"
+        if not made:
+            raise ValueError(f"{message}; train it first, or check `eos`")
+        warnings.warn(message, stacklevel=2)
+    return [made[i] for i in sorted(made)]
+
+
+def reference_logps(
+    backbone: Backbone,
+    triplets: Sequence[Triplet],
+    *,
+    max_frames: int = 8000,
+    styled: bool = False,
+    progress: bool = True,
+) -> list[Triplet]:
+    """Score the triplets once with the frozen reference policy, per token, so that training needs no second model.
+
+    Args:
+        backbone: the frozen SFT checkpoint, the same that sampled.
+        triplets: from `dual_mode`.
+        max_frames: padded frames per call.
+        styled: also score (real, expressive) with the style prefix, for `DGSA(styled_stability=True)`.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The triplets in the same order, with `reference` filled (see `records.Triplet`).
+
+    Raises:
+        ValueError: a log-prob is not finite.
+    """
+    modes = {"plain": 3, "styled": 2} if styled else {"plain": 3}
+    batches = list(FrameBatchSampler([_frames(triplet) for triplet in triplets], max_frames, shuffle=False))
+    done = list(triplets)
+    with evaluating(backbone):
+        for rows in _track(batches, "reference log-probs", progress):
+            group = [triplets[i] for i in rows]
+            parts = {mode: score_blocks(backbone, group, count, mode == "plain") for mode, count in modes.items()}
+            for k, i in enumerate(rows):
+                done[i] = replace(
+                    group[k], reference={mode: tuple(block[k] for block in blocks) for mode, blocks in parts.items()}
+                )
+    return done
+
+
+def score_blocks(backbone: Backbone, group: Sequence[Triplet], count: int, plain: bool) -> list[list[Tensor]]:
+    """Per-token log-probs (T+1,) of the first `count` completions of each triplet:
+
+    one list for each of real, expressive, stable.
+    """
+    prompts = [triplet.prompt.plain() if plain else triplet.prompt for triplet in group]
+    speech = stack(group).select(torch.arange(count * len(group)))
+    logps = backbone(prompts, speech).float().cpu()
+    if not bool(torch.isfinite(logps).all()):
+        row = int((~torch.isfinite(logps)).any(-1).nonzero()[0])
+        raise ValueError(
+            f"a log-prob of triplet {group[row % len(group)].id!r} is not finite: a token has probability 0; look at its tokens"
+        )
+    cut = [logp[: length + 1].clone() for logp, length in zip(logps, speech.lengths.tolist(), strict=True)]
+    return [cut[block * len(group) : (block + 1) * len(group)] for block in range(count)]
+
+
+def stack(group: Sequence[Triplet]) -> Speech:
+    """G triplets as 3G rows in three blocks:
+
+    all real, all expressive, all stable; the rows of a triplet share its prompt.
+    """
+    rows = [row for block in zip(*(triplet.completions() for triplet in group), strict=True) for row in block]
+    ended = [flag for block in zip(*(triplet.ended for triplet in group), strict=True) for flag in block]
+    return Speech.pack(rows, ended, torch.arange(len(group)).repeat(3))
+
+
+def _frames(triplet: Triplet) -> int:
+    return 3 * max(len(tokens) for tokens in triplet.completions())
+
+
+def _strangers(prompts: list[Prompt], seed: int) -> list[Prompt]:
+    if len(prompts) < 2:
+        raise ValueError("pairing='shuffled' needs at least two utterances: there is no other voice to take")
+    ring = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()
+    other = dict(zip(ring, ring[1:] + ring[:1], strict=True))  # one step along a random ring: nobody meets himself
+    return [
+        replace(prompt, style=prompts[other[i]].style, timbre=prompts[other[i]].timbre)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def _track(items: Sequence[_Item], what: str, progress: bool) -> Iterable[_Item]:
+    if not progress or not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, what, console=Console(stderr=True), transient=True)

@@ -1,0 +1,22 @@
+"""Utterances and triplets on disk:
+
+Parquet for tokens, JSONL for manifests that people edit, fingerprints to know what belongs together.
+"""
+
+from seaalign.storage.fingerprint import data_hash, layout_of, weights_hash
+from seaalign.storage.manifest import read_manifest
+from seaalign.storage.parquet import read_metadata, read_triplets, read_utterances, write_triplets, write_utterances
+from seaalign.storage.rows import Refused
+
+__all__ = [
+    "Refused",
+    "data_hash",
+    "layout_of",
+    "read_manifest",
+    "read_metadata",
+    "read_triplets",
+    "read_utterances",
+    "weights_hash",
+    "write_triplets",
+    "write_utterances",
+]

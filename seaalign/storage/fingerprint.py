@@ -1,0 +1,79 @@
+"""Fingerprints:
+
+which weights, which layout of the sequence, which data. Stored log-probs are only good for the three that made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from seaalign.records import Utterance
+
+
+def _update(digest: hashlib.blake2b, name: str, value: Tensor | None) -> None:
+    if value is None:
+        digest.update(f"{name}|-".encode())
+        return
+    tensor = value.detach().cpu().contiguous()
+    digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+    # bytes rather than numbers: numpy knows no bfloat16
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def weights_hash(backbone: nn.Module) -> str:
+    """Fingerprint of all weights and saved buffers: names, types, shapes and bytes; the same in every process.
+
+    Args:
+        backbone: any module; its state_dict is read.
+
+    Returns:
+        32 hex digits.
+
+    Example:
+        >>> a, b = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> _ = b.load_state_dict(a.state_dict())
+        >>> weights_hash(a) == weights_hash(b), weights_hash(a) == weights_hash(b.bfloat16())
+        (True, False)
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(backbone.state_dict().items()):
+        if isinstance(value, Tensor):
+            _update(digest, name, value)
+        else:  # extra state of some modules; its repr is the best that is stable
+            digest.update(f"{name}|{value!r}".encode())
+    return digest.hexdigest()
+
+
+def layout_of(backbone: nn.Module) -> str:
+    """How the backbone lays out its sequence: its class, and its own `layout` attribute where it has one.
+
+    Example:
+        >>> layout_of(torch.nn.Identity())
+        'torch.nn.modules.linear.Identity'
+    """
+    kind = f"{type(backbone).__module__}.{type(backbone).__qualname__}"
+    layout = getattr(backbone, "layout", None)
+    return kind if layout is None else f"{kind}:{layout}"
+
+
+def data_hash(utterances: Iterable[Utterance]) -> str:
+    """Fingerprint of what the utterances say and hold (ids, text, tokens, styles), in any order.
+
+    The timbre is left out.
+
+    Returns:
+        32 hex digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for utterance in sorted(utterances, key=lambda item: item.id):
+        style = utterance.prompt.style
+        digest.update(f"{utterance.id}\n".encode())
+        _update(digest, "text", utterance.prompt.text)
+        _update(digest, "tokens", utterance.tokens)
+        _update(digest, "style", None if style is None else style.tokens)
+        _update(digest, "style_text", None if style is None else style.text)
+    return digest.hexdigest()
