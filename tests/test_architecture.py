@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "seaalign"
 
 FLOW = (
-    *("records", "storage", "functional", "metrics", "audio", "backbones", "judges", "sampling", "pairs", "data"),
-    *("modules", "callbacks", "report", "testing", "miniature", "demo", "cli"),
+    *("records", "storage", "functional", "metrics", "audio", "backbones", "judges", "batching", "sampling"),
+    *("pairs", "data", "modules", "callbacks", "report", "testing", "miniature", "demo", "cli"),
 )
 TOP_LEVEL = {"pyproject.toml", "README.md", "LICENSE", "seaalign", "examples", "tests", "docs"}
 SOUND = {"torchaudio", "speechbrain", "soundfile"}
