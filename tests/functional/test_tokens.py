@@ -154,7 +154,9 @@ def test_bad_tokens_are_refused(tokens, lengths, message):
 
 def test_nothing_at_all():
     assert token_counts([], vocab_size=3).tolist() == [0, 0, 0]
-    assert repetition_rate([]).rate.item() == 0.0
+    none = torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    assert token_counts(*none, vocab_size=3).tolist() == [0, 0, 0]
+    assert repetition_rate([]).rate.item() == repetition_rate(*none).rate.item() == 0.0
     with pytest.raises(ValueError, match="no tokens counted"):
         token_entropy([], vocab_size=3)
     with pytest.raises(ValueError, match="k must be >= 1"):
