@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "seaalign"
 
 FLOW = (
-    *("records", "storage", "functional", "metrics", "audio", "backbones", "judges", "batching", "sampling"),
+    *("records", "storage", "functional", "metrics", "audio", "backbones", "judges", "sampling"),
     *("pairs", "data", "modules", "callbacks", "report", "testing", "miniature", "demo", "cli"),
 )
 TOP_LEVEL = {"pyproject.toml", "README.md", "LICENSE", "seaalign", "examples", "tests", "docs"}
