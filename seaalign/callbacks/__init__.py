@@ -1,0 +1,7 @@
+"""Callbacks for any LightningModule that holds a backbone, made to be subclassed. Training never depends on them."""
+
+from seaalign.callbacks.audio import SampleAudio
+from seaalign.callbacks.erosion import ErosionMonitor
+from seaalign.callbacks.prompted import PromptedCallback
+
+__all__ = ["ErosionMonitor", "PromptedCallback", "SampleAudio"]
