@@ -1,7 +1,4 @@
-"""Prompts to candidates:
-
-the two modes of DGSA (style on, style off), and the reference policy's log-probs of what came out.
-"""
+"""Prompts to candidates: the two modes of DGSA, and the reference policy's log-probs of what came out."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import torch
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating
-from seaalign.batching import FrameBatchSampler
 from seaalign.records import Prompt, Speech, Triplet, Utterance
 
 Pairing = Literal["paired", "shuffled"]
@@ -31,9 +27,9 @@ def require_separation(backbone: Backbone, who: str) -> None:
     missing = [name for name in ("style", "timbre") if name not in backbone.features]
     if missing:
         raise Unsupported(
-            f"{who} needs a backbone with the features 'style' and 'timbre', and {type(backbone).__name__} does not declare {missing}. If "
-            "the model has a style prefix and sets the speaker apart from the tokens, pass them on in an adapter and name them in its "
-            "`features`; if it has not, use TDSC, which needs neither, or SFT."
+            f"{who} needs a backbone with the features 'style' and 'timbre', and {type(backbone).__name__} does not "
+            f"declare {missing}. If the model has a style prefix and sets the speaker apart from the tokens, pass them "
+            "on in an adapter and name them in its `features`; if it has not, use TDSC, which needs neither, or SFT."
         )
 
 
@@ -82,7 +78,8 @@ def dual_mode(
     bare = [utterance.id for utterance in utterances if utterance.prompt.style is None]
     if bare:
         raise ValueError(
-            f"{len(bare)} utterances have no style prefix, first {bare[:3]}: give each the style of its own reference recording"
+            f"{len(bare)} utterances have no style prefix, first {bare[:3]}: give each the style of its own reference "
+            "recording"
         )
     if pairing not in ("paired", "shuffled"):
         raise ValueError(f"pairing must be 'paired' or 'shuffled', got {pairing!r}")
@@ -103,7 +100,8 @@ def dual_mode(
             if len(e) and len(s):
                 made[i] = Triplet(utterances[i].id, prompts[i], utterances[i].tokens, e, s, (True, e_ended, s_ended))
     if len(made) < len(utterances):
-        message = f"{len(utterances) - len(made)} of {len(utterances)} triplets dropped: the model ended at once, without a single token"
+        empty = len(utterances) - len(made)
+        message = f"{empty} of {len(utterances)} triplets dropped: the model ended at once, without a single token"
         if not made:
             raise ValueError(f"{message}; train it first, or check `eos`")
         warnings.warn(message, stacklevel=2)
@@ -134,7 +132,7 @@ def reference_logps(
         ValueError: a log-prob is not finite.
     """
     modes = {"plain": 3, "styled": 2} if styled else {"plain": 3}
-    batches = list(FrameBatchSampler([_frames(triplet) for triplet in triplets], max_frames, shuffle=False))
+    batches = _batches([3 * max(len(tokens) for tokens in triplet.completions()) for triplet in triplets], max_frames)
     done = list(triplets)
     with evaluating(backbone):
         for rows in _track(batches, "reference log-probs", progress):
@@ -148,34 +146,35 @@ def reference_logps(
 
 
 def score_blocks(backbone: Backbone, group: Sequence[Triplet], count: int, plain: bool) -> list[list[Tensor]]:
-    """Per-token log-probs (T+1,) of the first `count` completions of each triplet:
-
-    one list for each of real, expressive, stable.
-    """
+    """Log-probs (T+1,) of the first `count` completions of each triplet: one list for each completion."""
     prompts = [triplet.prompt.plain() if plain else triplet.prompt for triplet in group]
     speech = stack(group).select(torch.arange(count * len(group)))
     logps = backbone(prompts, speech).float().cpu()
     if not bool(torch.isfinite(logps).all()):
         row = int((~torch.isfinite(logps)).any(-1).nonzero()[0])
         raise ValueError(
-            f"a log-prob of triplet {group[row % len(group)].id!r} is not finite: a token has probability 0; look at its tokens"
+            f"a log-prob of triplet {group[row % len(group)].id!r} is not finite: a token has probability 0; look at "
+            "its tokens"
         )
     cut = [logp[: length + 1].clone() for logp, length in zip(logps, speech.lengths.tolist(), strict=True)]
     return [cut[block * len(group) : (block + 1) * len(group)] for block in range(count)]
 
 
 def stack(group: Sequence[Triplet]) -> Speech:
-    """G triplets as 3G rows in three blocks:
-
-    all real, all expressive, all stable; the rows of a triplet share its prompt.
-    """
+    """G triplets as 3G rows: all real, all expressive, all stable. Those of a triplet share its prompt."""
     rows = [row for block in zip(*(triplet.completions() for triplet in group), strict=True) for row in block]
     ended = [flag for block in zip(*(triplet.ended for triplet in group), strict=True) for flag in block]
     return Speech.pack(rows, ended, torch.arange(len(group)).repeat(3))
 
 
-def _frames(triplet: Triplet) -> int:
-    return 3 * max(len(tokens) for tokens in triplet.completions())
+def _batches(frames: list[int], max_frames: int) -> list[list[int]]:
+    """Indices in order of size, in batches of padded size <= max_frames; a single item may exceed it."""
+    batches: list[list[int]] = [[]]
+    for i in sorted(range(len(frames)), key=frames.__getitem__):
+        if batches[-1] and (len(batches[-1]) + 1) * frames[i] > max_frames:
+            batches.append([])
+        batches[-1].append(i)
+    return batches if frames else []
 
 
 def _strangers(prompts: list[Prompt], seed: int) -> list[Prompt]:

@@ -1,10 +1,17 @@
-"""Utterances and triplets as LightningDataModules:
+"""LightningDataModules: batches by frames, the same trajectory after a resume, DDP without extra arguments."""
 
-batches by frames, the same trajectory after a resume, DDP without extra arguments.
-"""
-
+from seaalign.data.batches import SpeechBatch, TripletBatch
+from seaalign.data.batching import FrameBatchSampler
 from seaalign.data.loader import FrameLoader
-from seaalign.data.speech import SpeechBatch, SpeechData, load_utterances
-from seaalign.data.triplets import TripletBatch, TripletData
+from seaalign.data.speech import SpeechData, load_utterances
+from seaalign.data.triplets import TripletData
 
-__all__ = ["FrameLoader", "SpeechBatch", "SpeechData", "TripletBatch", "TripletData", "load_utterances"]
+__all__ = [
+    "FrameBatchSampler",
+    "FrameLoader",
+    "SpeechBatch",
+    "SpeechData",
+    "TripletBatch",
+    "TripletData",
+    "load_utterances",
+]

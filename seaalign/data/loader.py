@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from seaalign.batching import FrameBatchSampler
+from seaalign.data.batching import FrameBatchSampler
 
 _Batch = TypeVar("_Batch")
 

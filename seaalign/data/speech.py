@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,36 +10,16 @@ from typing import Any
 import lightning as L
 import torch
 
-from seaalign.batching import FrameBatchSampler
+from seaalign.data.batches import SpeechBatch
+from seaalign.data.batching import FrameBatchSampler
 from seaalign.data.loader import FrameLoader
 from seaalign.functional.sampling import content_key, uniforms
 from seaalign.records import Prompt, Speech, Utterance
 from seaalign.storage import read_manifest, read_utterances
 
 
-class SpeechBatch:
-    """B utterances.
-
-    A plain class: Lightning takes dataclasses apart to cast their tensors, and the records inside are frozen.
-
-    Args:
-        prompts: B prompts.
-        speech: B rows, row b answers prompt b.
-    """
-
-    def __init__(self, prompts: list[Prompt], speech: Speech) -> None:
-        self.prompts, self.speech = prompts, speech
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def to(self, device: Any) -> SpeechBatch:
-        """A copy on another device."""
-        return SpeechBatch([prompt.to(device) for prompt in self.prompts], self.speech.to(device))
-
-
 def load_utterances(source: str | Path | Sequence[Utterance], vocab_size: int | None = None) -> list[Utterance]:
-    """Utterances as they are, or from a file:
+    """Utterances as they are, or from a file.
 
     Parquet (`write_utterances`), or JSONL (`read_manifest`) where the name ends in .jsonl.
 
@@ -50,7 +31,7 @@ def load_utterances(source: str | Path | Sequence[Utterance], vocab_size: int | 
         return read(source, vocab_size=vocab_size)
     utterances = list(source)
     ids = [utterance.id for utterance in utterances]
-    twice = sorted({key for key in ids if ids.count(key) > 1}) if len(set(ids)) < len(ids) else []
+    twice = [key for key, times in Counter(ids).items() if times > 1]
     if not ids or twice:
         raise ValueError(f"need at least one utterance and unique ids; got {len(ids)}, and more than once: {twice[:5]}")
     return utterances

@@ -1,76 +1,26 @@
-"""Triplets for DGSA:
-
-sampled once from the frozen checkpoint, scored once, and stored with the fingerprints of what made them.
-"""
+"""Triplets for DGSA: sampled and scored once by the frozen checkpoint, stored with the fingerprints of both."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 
 from seaalign.backbones.base import Backbone
-from seaalign.batching import FrameBatchSampler
+from seaalign.data.batches import TripletBatch
+from seaalign.data.batching import FrameBatchSampler
 from seaalign.data.loader import FrameLoader
 from seaalign.data.speech import load_utterances
-from seaalign.records import Prompt, Speech, Triplet, Utterance
-from seaalign.sampling import Pairing, dual_mode, reference_logps, stack
+from seaalign.records import Triplet, Utterance
+from seaalign.sampling import Pairing, dual_mode, reference_logps
 from seaalign.storage import data_hash, layout_of, read_metadata, read_triplets, weights_hash, write_triplets
-
-
-class TripletBatch:
-    """G triplets as 3G rows in three blocks:
-
-    all real, all expressive, all stable. The three rows of a triplet share its prompt.
-
-    A plain class, for the reason given at `SpeechBatch`.
-
-    Args:
-        prompts: G prompts, with style.
-        speech: 3G rows.
-        plain: reference log-probs given the text alone (3G, T+1), in the same blocks.
-        styled: reference log-probs given the style prefix too (2G, T+1), blocks real and expressive; or None.
-    """
-
-    def __init__(self, prompts: list[Prompt], speech: Speech, plain: Tensor, styled: Tensor | None = None) -> None:
-        self.prompts, self.speech, self.plain, self.styled = prompts, speech, plain, styled
-
-    @classmethod
-    def of(cls, group: Sequence[Triplet]) -> TripletBatch:
-        """Collate triplets that carry reference log-probs.
-
-        Raises:
-            ValueError: a triplet has none.
-        """
-        bare = [triplet.id for triplet in group if not triplet.reference]
-        if bare:
-            raise ValueError(
-                f"triplets {bare[:3]} carry no reference log-probs: pass them through sampling.reference_logps first"
-            )
-        stored = [triplet.reference or {} for triplet in group]
-        modes = {
-            mode: [row for block in zip(*(s[mode] for s in stored), strict=True) for row in block] for mode in stored[0]
-        }
-        padded = {mode: pad_sequence(rows, batch_first=True) for mode, rows in modes.items()}
-        return cls([triplet.prompt for triplet in group], stack(group), padded["plain"], padded.get("styled"))
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def to(self, device: Any) -> TripletBatch:
-        """A copy on another device."""
-        styled = None if self.styled is None else self.styled.to(device)
-        return TripletBatch(
-            [prompt.to(device) for prompt in self.prompts], self.speech.to(device), self.plain.to(device), styled
-        )
 
 
 class TripletData(L.LightningDataModule):
@@ -80,8 +30,8 @@ class TripletData(L.LightningDataModule):
     which at that time is the frozen SFT checkpoint, adds the reference log-probs of the same weights, and writes the
     file whole or not at all. Where it exists, it must have come from these weights, this layout, these utterances and
     these settings. After a resume (`ckpt_path`) the weights at hand say nothing, as the checkpoint's are loaded later;
-    then the file must be the one that the checkpoint was trained on. Several machines need a folder that all of them
-    see.
+    then the file must be the one that the checkpoint was trained on. Under `fast_dev_run` a missing file is made of
+    eight utterances, and beside its place. Several machines need a folder that all of them see.
 
     Args:
         utterances: real utterances with style and timbre, or a Parquet or JSONL file of them.
@@ -121,64 +71,66 @@ class TripletData(L.LightningDataModule):
         self.prepare_data_per_node = False
         self.path, self.source = Path(triplets), utterances
         self.val_fraction, self.max_frames, self.seed, self.vocab_size = val_fraction, max_frames, seed, vocab_size
-        self.sampling = {
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_len": max_len,
-            "pairing": pairing,
-            "seed": seed,
-        }
+        self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "max_len": max_len}
+        self.sampling |= {"pairing": pairing, "seed": seed}
         self.styled = styled
         self.metadata: dict[str, Any] = {}
         self.train: list[Triplet] = []
         self.val: list[Triplet] = []
 
     def prepare_data(self) -> None:
-        """Make the file where it is missing; Lightning calls this on process 0 while the others wait, however long it takes."""
-        if self.path.exists() or self.trainer is None:
+        """Make the file where it is missing; Lightning calls this on process 0 alone and lets the others wait."""
+        if self.trainer is None:
+            return
+        path, utterances = self._place()
+        if path.exists() and path == self.path:
             return
         if self._resuming():
             raise ValueError(
-                f"cannot resume without {self.path}, which the checkpoint was trained on: bring it back, or start without ckpt_path"
+                f"cannot resume without {self.path}, which the checkpoint was trained on: bring it back, or start anew "
+                "without ckpt_path"
             )
         backbone = self._backbone()
         if backbone is None or self.trainer.state.fn != TrainerFn.FITTING:
             raise ValueError(
-                f"there is no {self.path}, and no policy to sample it from: fit a DGSA, or call TripletData.make(backbone) first"
+                f"there is no {self.path}, and no policy to sample it from: fit a DGSA, or call "
+                "TripletData.make(backbone) first"
             )
         backbone.to(self.trainer.strategy.root_device)
-        # scored under the precision of the training, so that policy and reference start equal
-        self.make(backbone, self.trainer.precision_plugin.forward_context(), str(self.trainer.precision))
+        self._make(backbone, path, utterances, self.trainer.precision_plugin)
 
-    def make(self, backbone: Backbone, context: Any = None, precision: str = "32-true") -> None:
+    def make(self, backbone: Backbone) -> None:
         """Sample, score and write the file; for scripts that want it before, or without, a Trainer.
 
         Args:
-            backbone: the frozen SFT checkpoint.
-            context: a context manager to score in (autocast), or None.
-            precision: its name, for the file's metadata.
+            backbone: the frozen SFT checkpoint, on the device to work on.
         """
-        utterances = load_utterances(self.source, self.vocab_size)
-        triplets = dual_mode(backbone, utterances, **self.sampling)  # type: ignore[arg-type]
-        with context or nullcontext():
+        self._make(backbone, self.path, load_utterances(self.source, self.vocab_size), Precision())
+
+    def _make(self, backbone: Backbone, path: Path, utterances: list[Utterance], precision: Precision) -> None:
+        triplets = dual_mode(backbone, utterances, **self.sampling)
+        # scored under the precision of the training, so that policy and reference start equal
+        with precision.forward_context():
             triplets = reference_logps(backbone, triplets, styled=self.styled)
         cut = sum(not all(triplet.ended) for triplet in triplets)
         if cut > len(triplets) / 10:
             warnings.warn(
-                f"{cut} of {len(triplets)} triplets hold a sample that was cut at max_len: the model may not know how to end",
+                f"{cut} of {len(triplets)} triplets hold a sample cut at max_len: does the model know how to end?",
                 stacklevel=2,
             )
         counts = {"utterances": len(utterances), "triplets": len(triplets), "cut": cut}
-        made_by = {"weights": weights_hash(backbone), "precision": precision, "counts": counts}
-        write_triplets(self.path, triplets, {**self._expected(utterances, backbone), **made_by})
+        made_by = {"weights": weights_hash(backbone), "precision": precision.precision, "counts": counts}
+        write_triplets(path, triplets, {**self._expected(utterances, backbone), **made_by})
 
     def setup(self, stage: str = "fit") -> None:
         """Read the file, and refuse one that does not belong to the rest."""
-        if self.train:
-            return
-        self.metadata = read_metadata(self.path)
-        self._check(load_utterances(self.source, self.vocab_size))
-        triplets = read_triplets(self.path, vocab_size=self.vocab_size)
+        path, utterances = self._place()
+        self.metadata = read_metadata(path)
+        self._check(utterances)
+        triplets = read_triplets(path, vocab_size=self.vocab_size, on_bad="raise")
+        real = {utterance.id: utterance.tokens for utterance in utterances}
+        odd = [item.id for item in triplets if item.id not in real or not torch.equal(item.real, real[item.id])]
+        self._refuse([f"the real speech of {odd[:5]}"] if odd else [])
         order = torch.randperm(len(triplets), generator=torch.Generator().manual_seed(self.seed)).tolist()
         held = max(1, round(len(triplets) * self.val_fraction)) if self.val_fraction and len(triplets) > 1 else 0
         self.val, self.train = [triplets[i] for i in order[:held]], [triplets[i] for i in order[held:]]
@@ -197,22 +149,14 @@ class TripletData(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume on other triplets than the checkpoint was trained on."""
-        if self.metadata:
-            self._refuse(
-                [
-                    f"{key}: checkpoint {value}, file {self.metadata.get(key)}"
-                    for key, value in state_dict.items()
-                    if value != self.metadata.get(key)
-                ]
-            )
+        if self.metadata and self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._refuse(self._differences(state_dict, "checkpoint"))
 
     def _expected(self, utterances: list[Utterance], backbone: nn.Module | None) -> dict[str, Any]:
-        made_from = {"data": data_hash(utterances), "settings": {**self.sampling, "styled": self.styled}}
-        return (
-            made_from
-            if backbone is None
-            else {**made_from, "layout": layout_of(backbone), "sampler": getattr(backbone, "sampler", None)}
-        )
+        expected: dict[str, Any] = {"data": data_hash(utterances), "settings": {**self.sampling, "styled": self.styled}}
+        if backbone is not None:
+            expected |= {"layout": layout_of(backbone), "sampler": getattr(backbone, "sampler", None)}
+        return expected
 
     def _check(self, utterances: list[Utterance]) -> None:
         backbone = self._backbone()
@@ -220,33 +164,34 @@ class TripletData(L.LightningDataModule):
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if backbone is not None and fitting and not self._resuming():
             expected["weights"] = weights_hash(backbone)
-        self._refuse(
-            [
-                f"{key}: here {value}, file {self.metadata.get(key)}"
-                for key, value in expected.items()
-                if value != self.metadata.get(key)
-            ]
-        )
+        self._refuse(self._differences(expected, "here"))
+
+    def _differences(self, wanted: dict[str, Any], who: str) -> list[str]:
+        found = {key: self.metadata.get(key) for key in wanted}
+        return [f"{key}: {who} {wanted[key]}, file {found[key]}" for key in wanted if wanted[key] != found[key]]
 
     def _refuse(self, differences: list[str]) -> None:
         if differences:
+            listed = "".join(f"\n  {difference}" for difference in differences)
             raise ValueError(
-                f"{self.path} belongs to something else. It differs in\n  "
-                + "\n  ".join(differences)
-                + "\nStored samples and log-probs are only "
-                "good for the weights, layout, utterances and settings that made them. Load the checkpoint that made the file, or give "
-                "triplets= another name, or delete the file to have it made anew."
+                f"{self.path} belongs to something else. It differs in{listed}\nStored samples and log-probs are only "
+                "good for the weights, layout, utterances and settings that made them. Load the checkpoint that made "
+                "the file, or give triplets= another name, or delete the file to have it made anew."
             )
 
     def _backbone(self) -> Backbone | None:
         return getattr(getattr(self.trainer, "lightning_module", None), "backbone", None)
 
     def _resuming(self) -> bool:
-        return (
-            self.trainer is not None
-            and self.trainer.state.fn == TrainerFn.FITTING
-            and self.trainer.ckpt_path is not None
-        )
+        trainer = self.trainer
+        return trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.ckpt_path is not None
+
+    def _place(self) -> tuple[Path, list[Utterance]]:
+        """The file and the utterances it is made of; a rehearsal (fast_dev_run) is not worth hours of sampling."""
+        utterances = load_utterances(self.source, self.vocab_size)
+        if self.trainer is not None and getattr(self.trainer, "fast_dev_run", False) and not self.path.exists():
+            return self.path.with_suffix(".fast_dev_run.parquet"), utterances[:8]
+        return self.path, utterances
 
     def _loader(self, triplets: list[Triplet], shuffle: bool) -> FrameLoader[TripletBatch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

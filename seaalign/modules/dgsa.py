@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone
-from seaalign.data.triplets import TripletBatch
+from seaalign.data.batches import TripletBatch
 from seaalign.functional.likelihood import sequence_logp
 from seaalign.functional.preference import cdpo_loss, ipo_loss
 from seaalign.modules.averages import global_mean
@@ -20,7 +20,7 @@ from seaalign.sampling import require_separation
 
 
 class DGSA(L.LightningModule):
-    """Two preference objectives on triplets (real, expressive, stable), weighted by how synthetic the training data was.
+    """Two preference objectives on triplets (real, expressive, stable), weighted by the synthetic share of the data.
 
     Stability prefers real over expressive (which may mispronounce), expressivity prefers real over stable (which is
     flat). The paper's arms are arguments:

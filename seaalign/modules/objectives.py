@@ -1,7 +1,4 @@
-"""Between a batch of triplets and the preference losses:
-
-which rows are scored, which pairs they make, how the two objectives weigh.
-"""
+"""Between triplets and preference losses: what is scored, which pairs that makes, how the two objectives weigh."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from seaalign.data.triplets import TripletBatch
+from seaalign.data.batches import TripletBatch
 from seaalign.functional.likelihood import sequence_logp
 from seaalign.functional.preference import crossover_weights, preference_margin
 from seaalign.records import Prompt, Speech
@@ -80,7 +77,7 @@ def pairs(rows: Rows, logps: Tensor, count: int, reduction: Literal["sum", "mean
 
 
 def reward_logs(two: dict[str, Pair], weights: tuple[float, float], beta: float) -> dict[str, Tensor]:
-    """What to log of the pairs of both objectives; `rewards/margins` and `rewards/accuracies` weigh them as the loss does.
+    """What to log of both objectives' pairs; `rewards/margins` and `rewards/accuracies` weigh them as the loss does.
 
     Args:
         two: from `pairs`.
@@ -123,15 +120,13 @@ def balance(
         stability, expressivity, sft_weight = 0.0, 0.0, sft_weight or 1.0
     if min(stability, expressivity, sft_weight) < 0 or stability + expressivity + sft_weight <= 0:
         raise ValueError(
-            f"weights must be >= 0 and not all 0, got stability {stability}, expressivity {expressivity}, sft {sft_weight}"
+            f"weights must be >= 0 and not all 0: stability {stability}, expressivity {expressivity}, sft {sft_weight}"
         )
     return (float(stability), float(expressivity)), float(sft_weight)
 
 
 def check_start(logps: Tensor, rows: Rows, tolerance: float) -> None:
-    """Before the first step the policy is the reference:
-
-    if it scores otherwise, something is wrong that no loss curve would show.
+    """Stop where the policy is not the reference before the first step: a fault that no loss curve would show.
 
     Args:
         logps: the policy's log-probs (rows, T+1).
@@ -145,8 +140,9 @@ def check_start(logps: Tensor, rows: Rows, tolerance: float) -> None:
     apart = (logps.detach().float() - rows.reference).abs()[scored]
     if not float(apart.mean()) <= tolerance:  # written so that NaN fails too
         raise RuntimeError(
-            f"before the first step the policy must equal the stored reference, but their log-probs differ by {float(apart.mean()):.4g} nats "
-            f"per token on average (at most {float(apart.max()):.4g}; tolerance {tolerance:g}). Usual causes: dropout active inside forward (set "
-            "its rate to 0), a layout that is drawn at random in forward, another checkpoint than the one that made the triplets, or another "
-            "precision (then raise DGSA(tolerance=...)). seaalign.testing.check_backbone finds the first two."
+            "before the first step the policy must equal the stored reference, but their log-probs differ by "
+            f"{float(apart.mean()):.4g} nats per token on average (at most {float(apart.max()):.4g}; tolerance "
+            f"{tolerance:g}). Usual causes: dropout active inside forward (set its rate to 0), a layout that is drawn "
+            "at random in forward, another checkpoint than the one that made the triplets, or another precision (then "
+            "raise DGSA(tolerance=...)). seaalign.testing.check_backbone finds the first two."
         )

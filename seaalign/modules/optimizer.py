@@ -19,9 +19,7 @@ def adamw(
     warmup_steps: int,
     schedule: Schedule,
 ) -> Any:
-    """What `configure_optimizers` returns:
-
-    AdamW over the parameters that ask for gradients, and a schedule per optimizer step.
+    """AdamW over the parameters that ask for gradients, and a schedule per step: what `configure_optimizers` returns.
 
     Raises:
         ValueError: unknown schedule, "cosine" without an end, or nothing to train.
@@ -33,16 +31,15 @@ def adamw(
     total = module.trainer.estimated_stepping_batches if schedule == "cosine" else math.inf
     if schedule not in ("constant", "cosine") or (schedule == "cosine" and not math.isfinite(total)):
         raise ValueError(
-            f"schedule must be 'constant', or 'cosine' with max_steps or max_epochs set; got {schedule!r} and {total} steps"
+            "schedule must be 'constant', or 'cosine' with max_steps or max_epochs set; got "
+            f"{schedule!r} and {total} steps"
         )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, warmup_steps, total))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def factor(step: int, warmup: int, total: float) -> float:
-    """Share of the full learning rate at a step:
-
-    linear warm-up, then constant (total = inf) or a half cosine down to 0.
+    """Share of the full learning rate: linear warm-up, then constant (total = inf) or a half cosine down to 0.
 
     Example:
         >>> [round(factor(step, 2, 6), 2) for step in range(7)]

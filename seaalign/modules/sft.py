@@ -8,7 +8,7 @@ import lightning as L
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone
-from seaalign.data.speech import SpeechBatch
+from seaalign.data.batches import SpeechBatch
 from seaalign.functional.likelihood import sequence_logp
 from seaalign.modules.averages import global_mean
 from seaalign.modules.optimizer import Schedule, adamw

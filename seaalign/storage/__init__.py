@@ -1,11 +1,9 @@
-"""Utterances and triplets on disk:
+"""Utterances and triplets on disk: Parquet for tokens, JSONL for people, fingerprints for what belongs together."""
 
-Parquet for tokens, JSONL for manifests that people edit, fingerprints to know what belongs together.
-"""
-
+from seaalign.storage.columns import read_metadata
 from seaalign.storage.fingerprint import data_hash, layout_of, weights_hash
 from seaalign.storage.manifest import read_manifest
-from seaalign.storage.parquet import read_metadata, read_triplets, read_utterances, write_triplets, write_utterances
+from seaalign.storage.parquet import read_triplets, read_utterances, write_triplets, write_utterances
 from seaalign.storage.rows import Refused
 
 __all__ = [

@@ -1,7 +1,4 @@
-"""Fingerprints:
-
-which weights, which layout of the sequence, which data. Stored log-probs are only good for the three that made them.
-"""
+"""Fingerprints of weights, sequence layout and data: stored log-probs are only good for the three that made them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Bad rows:
-
-refused, counted and listed, or an error at once. Shared by every reader, so that a fault reads the same everywhere.
-"""
+"""Bad rows: refused, counted and listed, or an error at once; shared by every reader."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Batches of similar lengths under a ceiling of frames:
-
-the dynamic batching of the paper ("<= 2,000 frames per GPU").
-"""
+"""Batches of similar lengths under a ceiling of frames: dynamic batching as in the paper (<= 2,000 frames per GPU)."""
 
 from __future__ import annotations
 
@@ -50,25 +47,19 @@ class FrameBatchSampler:
         self.lengths = torch.as_tensor(lengths, dtype=torch.long)
         if not len(self.lengths) or int(self.lengths.min()) < 1 or max_frames < 1:
             raise ValueError(
-                f"need at least one item, all lengths >= 1 and max_frames >= 1; got {len(self.lengths)} items, {max_frames=}"
+                f"need an item or more, lengths >= 1 and max_frames >= 1; got {len(self.lengths)} items, {max_frames=}"
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
-        self.max_frames, self.shuffle, self.seed, self.rank, self.world_size = (
-            max_frames,
-            shuffle,
-            seed,
-            rank,
-            world_size,
-        )
+        self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
         self.epoch = 0
         self._steps = _rounded(self.lengths, max_frames)
         self._sizes = _even(_pack(self._steps.sort().values.tolist(), max_frames), world_size)
         over = self.lengths > max_frames
         if bool(over.any()):
             warnings.warn(
-                f"{int(over.sum())} of {len(over)} items are longer than max_frames={max_frames} (longest: {int(self.lengths.max())}); "
-                "each gets a batch of its own. Raise max_frames, or drop them if memory does not suffice.",
+                f"{int(over.sum())} of {len(over)} items are longer than max_frames={max_frames} (longest: "
+                f"{int(self.lengths.max())}); each gets a batch of its own. Raise max_frames, or drop them.",
                 stacklevel=2,
             )
 
@@ -98,7 +89,7 @@ class FrameBatchSampler:
 
 
 def _rounded(lengths: torch.Tensor, max_frames: int) -> torch.Tensor:
-    """Lengths rounded up to a grid of 8 % steps, so that shuffling within a step can never change the number of batches."""
+    """Lengths rounded up to a grid of 8 % steps: shuffling within a step then never changes the number of batches."""
     grid, longest = [1], int(lengths.max())
     while grid[-1] < longest:
         grid.append(max(grid[-1] + 1, int(grid[-1] * 1.08)))
