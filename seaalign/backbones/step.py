@@ -76,10 +76,7 @@ class StepBackbone(Backbone):
         first = feature.index_select(0, speech.prompt)[:, None]
         if not speech.tokens.shape[1]:
             return first
-        # padding may hold anything: the hooks only ever see real ids
-        real = torch.arange(speech.tokens.shape[1], device=speech.tokens.device) < speech.lengths[:, None]
-        tokens = speech.tokens * (real if speech.tokens.dim() == 2 else real[..., None])
-        rest, _ = self.extend(self.select(state, speech.prompt), tokens)
+        rest, _ = self.extend(self.select(state, speech.prompt), speech.tokens)
         return torch.cat([first, rest], dim=1)
 
     def forward(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
@@ -88,7 +85,11 @@ class StepBackbone(Backbone):
         mask = speech.scored
         frames = torch.full((*mask.shape, *speech.tokens.shape[2:]), self.eos, dtype=torch.long, device=mask.device)
         body = torch.arange(mask.shape[1], device=mask.device) < speech.lengths[:, None]
-        frames[body] = speech.tokens[body[:, : speech.tokens.shape[1]]]
+        real = body[:, : speech.tokens.shape[1]]
+        frames[body] = speech.tokens[real]
+        # padding may hold anything: the hooks only ever see real ids
+        tokens = speech.tokens * (real if speech.tokens.dim() == 2 else real[..., None])
+        speech = Speech(tokens, speech.lengths, speech.ended, speech.prompt, _checked=True)
         features = self.hidden([prompt.to(mask.device) for prompt in prompts], speech)[mask]
         scores = self._score(features, frames[mask])
         return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, scores)
