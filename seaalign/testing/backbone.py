@@ -20,8 +20,8 @@ _RULES: tuple[tuple[str, _Rule], ...] = (
     ("same input, same bits, in train mode too", scoring.same_bits),
     ("column algebra of lengths and ended", scoring.columns),
     ("padding changes nothing", scoring.padding),
-    ("batch == single", scoring.alone),
     ("column t scores token t from tokens before t", dependence.alignment),
+    ("batch == single", scoring.alone),
     ("one-token answers sum to 1", scoring.one_token),
     ("stepwise == teacher forced", scoring.stepwise),
     ("shared prompt == separate prompts, value and gradient", dependence.shared),
@@ -70,7 +70,7 @@ def check_backbone(
     """Check that an adapter obeys every rule of the backbone contract; call it in your own tests.
 
     The backbone is looked at from outside, through `forward` and `sample` (and the hooks of a `StepBackbone`), on at
-    most four prompts and four rows of up to 24 frames, on the device where it is. Its modes, buffers and gradients and
+    most three prompts and four rows of up to 24 frames, on the device where it is. Its modes, buffers and gradients and
     the global random state are put back afterwards.
 
     Args:

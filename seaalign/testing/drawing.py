@@ -17,12 +17,16 @@ from seaalign.testing.probe import Probe, reseed
 
 def limits(probe: Probe) -> None:
     """P*n rows in prompt order; min_len and max_len hold, per row too; `ended` is False exactly where a row was cut."""
-    n, prompts = 3, len(probe.prompts)
+    n, prompts = 8, len(probe.prompts)
     rows = prompts * n
     owner = [p for p in range(prompts) for _ in range(n)]
-    most, least = (torch.tensor(pattern).repeat(rows)[:rows] for pattern in ([4, 6, 1, 8], [2, 0, 1]))
-    for high, low in ((6, 2), (most, least)):
-        speech = probe.draw(n=n, max_len=high, min_len=low)
+    most = torch.tensor([4, 6, 1, 8]).repeat(rows)[:rows]
+    for high, low in ((6, 0), (7, 7), (most, most // 2)):
+        try:
+            speech = probe.draw(n=n, max_len=high, min_len=low)
+        except Exception as error:
+            numbers = f"{type(error).__name__}: {error}, for {prompts} prompts, n={n}, max_len={high}, min_len={low}"
+            raise fault("sample fails", numbers) from error
         if speech.prompt.tolist() != owner:
             raise fault("sample returns other rows", f"prompt is {speech.prompt.tolist()}, not {owner}, for n={n}")
         lengths, ended = speech.lengths.cpu(), speech.ended.cpu()
@@ -33,7 +37,7 @@ def limits(probe: Probe) -> None:
             raise fault("ended is wrong", f"ended {ended.tolist()}, {shown}")
         if isinstance(probe.backbone, StepBackbone):
             eos = probe.backbone.eos
-            held = [i for i, row in enumerate(speech.rows()) if (row.reshape(len(row), -1)[:, 0] == eos).any()]
+            held = [i for i, row in enumerate(speech.rows()) if eos in (row if row.dim() == 1 else row[:, 0])]
             if held:
                 raise fault("end token stored", f"rows {held} hold the end token {eos}")
 
@@ -54,6 +58,8 @@ def repeats(probe: Probe) -> None:
 
 def traces(probe: Probe) -> None:
     """Sampling leaves training mode and global random state as they were."""
+    probe.backbone.train()
+    reseed(probe.seed + 2)
     modes, before = [module.training for module in probe.backbone.modules()], _global_state()
     probe.draw(n=1, max_len=4)
     after = _global_state()

@@ -10,6 +10,14 @@ _HEAT = "divide the logits by each row's temperature, and take the argmax where 
 
 # name: (likely cause, next step)
 FAULTS = {
+    "forward fails": (
+        "a hook got tensors of another shape than it expects, or prompts are taken by row, not by speech.prompt",
+        "read the error above this one; row b answers prompts[speech.prompt[b]], and several rows may share one",
+    ),
+    "sample fails": (
+        "a number where one per row (P*n,) was given, or the state does not follow the rows",
+        "read the error above this one; temperature, max_len and min_len are a number or a tensor (P*n,)",
+    ),
     "wrong shape": ("the end token has no column, or sums were returned", _SCORE),
     "scores are not fp32": ("log-softmax in the parameters' dtype", "call logits.float() before log_softmax"),
     "scores are not finite": (
@@ -122,7 +130,7 @@ FAULTS = {
         "draw from the generator argument alone",
     ),
     "sampling depends on batch composition": (
-        "one generator hands numbers out in batch order (torch.multinomial over the batch), or a row's state shifts when "
+        "one generator serves rows in batch order (torch.multinomial over the batch), or a row's state shifts when "
         "another row leaves",
         _STREAM,
     ),

@@ -14,7 +14,7 @@ _NAME = "sampled frequencies do not follow the model"
 
 
 def frequencies(probe: Probe) -> str | None:
-    """First tokens come as often as forward says, p > 1e-4; where all ids are known, with heat 0.6 and top_p 0.7 too."""
+    """First tokens come as often as forward says, p > 1e-4; where all ids are known, with heat 0.6 or top_p 0.7 too."""
     if probe.backbone.sampler != "nucleus":
         return f"the sampler is {probe.backbone.sampler!r}, which may leave the model on purpose"
     heat = torch.tensor([1.0, 0.6]).repeat(probe.draws)

@@ -43,7 +43,7 @@ def reseed(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """The batch under test: up to 4 prompts, and up to 4 rows of different length of which every second one was cut.
+    """The batch under test: up to 3 prompts, and up to 4 rows of different length of which every second one was cut.
 
     Args:
         alphabet: frames seen in the user's speech, (A,) or (A, K); what tokens are exchanged for.
@@ -148,19 +148,20 @@ def make_probe(backbone: Backbone, prompts: Sequence[Prompt], speech: Speech, **
     tensors = [*backbone.parameters(), *backbone.buffers()]
     device = tensors[0].device if tensors else speech.tokens.device
     alphabet = torch.cat(rows).unique(dim=0)[:256].to(device)
-    rows = [row[:_FRAMES] for row in [rows[0], *rows[-(_ROWS - 1) :]][:_ROWS]]
-    rows += rows[:1] * (2 - len(rows))
+    chosen = _distinct([prompt.to(device) for prompt in prompts])
+    rows = [row[:_FRAMES] for row in [*rows[:1], *rows[1:][1 - _ROWS :]]]
+    while len(rows) <= len(chosen):  # some prompt is shared, so that prompts taken by row cannot go unnoticed
+        rows.append(rows[0][: max(1, len(rows[0]) // len(rows))])
     if len({len(row) for row in rows}) == 1:  # padding must exist for the rules on it to mean anything
         rows = [row[: max(1, len(row) - 2 * i)] for i, row in enumerate(rows)]
-    chosen = _distinct([prompt.to(device) for prompt in prompts])
     ended = [i % 2 == 0 for i in range(len(rows))]
     packed = Speech.pack(rows, ended, [i % len(chosen) for i in range(len(rows))]).to(device)
     return Probe(backbone, chosen, packed, alphabet, **settings)
 
 
 def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Up to 4 prompts that differ, two styled ones first, so that style and ragged lengths are both met."""
+    """Up to 3 prompts that differ, two styled ones first, so that style and ragged lengths are both met."""
     ordered = sorted(prompts, key=lambda p: p.style is None)
     styled = sum(p.style is not None for p in prompts)
     ordered = ordered[:2] + ordered[styled:] + ordered[2:styled] if styled > 2 else ordered
-    return list({int(row_keys([prompt], 1, 0)): prompt for prompt in ordered}.values())[:_ROWS]
+    return list({int(row_keys([prompt], 1, 0)): prompt for prompt in ordered}.values())[: _ROWS - 1]

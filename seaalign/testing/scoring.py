@@ -15,8 +15,12 @@ from seaalign.testing.probe import Probe, reseed
 def shape(probe: Probe) -> None:
     """(B, T+1), fp32, finite, no log-prob above 0."""
     speech = probe.padded(3, 0)
-    scores = probe.forward(speech)
     want = (len(speech), speech.tokens.shape[1] + 1)
+    try:
+        scores = probe.forward(speech)
+    except Exception as error:
+        shown = f"{len(probe.prompts)} prompts and tokens {tuple(speech.tokens.shape)}, prompt {speech.prompt.tolist()}"
+        raise fault("forward fails", f"{type(error).__name__}: {error}, for {shown}") from error
     got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if got != want:
         raise fault(
@@ -28,10 +32,10 @@ def shape(probe: Probe) -> None:
         )
     if not scores.isfinite().all():
         row, column = (~scores.isfinite()).nonzero()[0].tolist()
-        raise fault("scores are not finite", f"row {row}, column {column} is {float(scores[row, column])}")
+        raise fault("scores are not finite", f"row {row}, column {column} is {float(scores[row, column].detach())}")
     if scores.max() > 1e-4:
         row, column = divmod(int(scores.argmax()), want[1])
-        raise fault("log-prob above 0", f"row {row}, column {column} is {float(scores.max()):.4g}")
+        raise fault("log-prob above 0", f"row {row}, column {column} is {float(scores[row, column].detach()):.4g}")
 
 
 def same_bits(probe: Probe) -> None:
@@ -96,21 +100,29 @@ def padding(probe: Probe) -> None:
         changed = probe.apart(scores, base)
         if not changed.any():
             continue
-        row, column = changed.nonzero().T
-        only_end = bool((column == probe.speech.lengths[row]).all())
         numbers = f"with {what} against without, {probe.worst(scores, base)}"
-        raise fault("mask off by one, features late" if only_end else "padding-dependent scores", numbers)
+        late = _only_ends(changed, probe.speech.lengths)
+        raise fault("mask off by one, features late" if late else "padding-dependent scores", numbers)
+
+
+def _only_ends(changed: Tensor, lengths: Tensor) -> bool:
+    """Do end tokens alone differ? They do if features come one position late: theirs then lies beyond the row."""
+    row, column = changed.nonzero().T
+    return bool((column == lengths[row]).all())
 
 
 def alone(probe: Probe) -> None:
     """A row scores the same alone and in the batch."""
     batch = probe.score(probe.speech)
+    single = torch.zeros_like(batch)
     for row in range(len(batch)):
-        got = probe.score(*probe.alone(row))
-        want = batch[row : row + 1, : got.shape[1]]
-        if probe.apart(got, want).any():
-            numbers = f"row {row} alone against in company, {probe.worst(got, want)}"
-            raise fault("scores depend on the batch", numbers)
+        scores = probe.score(*probe.alone(row))[0]
+        single[row, : len(scores)] = scores
+    changed = probe.apart(single, batch)
+    if changed.any():
+        late = _only_ends(changed, probe.speech.lengths)
+        numbers = f"alone against in company, {probe.worst(single, batch)}"
+        raise fault("mask off by one, features late" if late else "scores depend on the batch", numbers)
 
 
 def one_token(probe: Probe) -> str | None:
