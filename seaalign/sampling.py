@@ -74,17 +74,7 @@ def dual_mode(
     Source: Geng et al. 2026, eq. 6-7; table 7.
     """
     require_separation(backbone, "dual-mode sampling")
-    prompts = [utterance.prompt for utterance in utterances]
-    bare = [utterance.id for utterance in utterances if utterance.prompt.style is None]
-    if bare:
-        raise ValueError(
-            f"{len(bare)} utterances have no style prefix, first {bare[:3]}: give each the style of its own reference "
-            "recording"
-        )
-    if pairing not in ("paired", "shuffled"):
-        raise ValueError(f"pairing must be 'paired' or 'shuffled', got {pairing!r}")
-    if pairing == "shuffled":
-        prompts = _strangers(prompts, seed)
+    prompts = _prompts(utterances, pairing, seed)
     order = sorted(range(len(utterances)), key=lambda i: len(utterances[i].tokens))
     made: dict[int, Triplet] = {}
     for start in _track(range(0, len(order), batch), "sampling, style on and off", progress):
@@ -175,6 +165,19 @@ def _batches(frames: list[int], max_frames: int) -> list[list[int]]:
             batches.append([])
         batches[-1].append(i)
     return batches if frames else []
+
+
+def _prompts(utterances: Sequence[Utterance], pairing: Pairing, seed: int) -> list[Prompt]:
+    bare = [utterance.id for utterance in utterances if utterance.prompt.style is None]
+    if bare:
+        raise ValueError(
+            f"{len(bare)} utterances have no style prefix, first {bare[:3]}: give each the style of its own reference "
+            "recording"
+        )
+    if pairing not in ("paired", "shuffled"):
+        raise ValueError(f"pairing must be 'paired' or 'shuffled', got {pairing!r}")
+    prompts = [utterance.prompt for utterance in utterances]
+    return prompts if pairing == "paired" else _strangers(prompts, seed)
 
 
 def _strangers(prompts: list[Prompt], seed: int) -> list[Prompt]:

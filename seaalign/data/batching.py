@@ -76,16 +76,19 @@ class FrameBatchSampler:
         return -(-len(self._sizes) // self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches(self.epoch))
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """This process's batches of an epoch."""
         items = torch.arange(len(self.lengths))
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % (1 << 63))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % (1 << 63))
         if self.shuffle:
             items = items[torch.randperm(len(items), generator=generator)]
         items = items[self._steps[items].argsort(stable=True)]
         batches = [batch.tolist() for batch in items.split(self._sizes)]
         batches += batches[: -len(batches) % self.world_size]  # see `world_size`
         rounds = torch.randperm(len(self), generator=generator) if self.shuffle else torch.arange(len(self))
-        for turn in rounds.tolist():
-            yield batches[turn * self.world_size + self.rank]
+        return [batches[turn * self.world_size + self.rank] for turn in rounds.tolist()]
 
 
 def _rounded(lengths: torch.Tensor, max_frames: int) -> torch.Tensor:

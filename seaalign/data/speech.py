@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 
 from seaalign.data.batches import SpeechBatch
-from seaalign.data.batching import FrameBatchSampler
-from seaalign.data.loader import FrameLoader
+from seaalign.data.loader import FrameDataModule, FrameLoader
 from seaalign.functional.sampling import content_key, uniforms
 from seaalign.records import Prompt, Speech, Utterance
 from seaalign.storage import read_manifest, read_utterances
@@ -37,7 +35,7 @@ def load_utterances(source: str | Path | Sequence[Utterance], vocab_size: int | 
     return utterances
 
 
-class SpeechData(L.LightningDataModule):
+class SpeechData(FrameDataModule):
     """Utterances in batches by frames, for `SFT`.
 
     Args:
@@ -86,17 +84,18 @@ class SpeechData(L.LightningDataModule):
 
     def train_dataloader(self) -> FrameLoader[SpeechBatch]:
         """Shuffled, except under `Trainer(overfit_batches=...)`."""
-        return self._loader(self.train, not getattr(self.trainer, "overfit_batches", 0))
+        return self._loader(self.train, training=True)
 
     def val_dataloader(self) -> FrameLoader[SpeechBatch] | list[Any]:
         """In order of length; an empty list where there is no validation data."""
-        return self._loader(self.val, False) if self.val else []
+        return self._loader(self.val, training=False) if self.val else []
 
-    def _loader(self, utterances: list[Utterance], shuffle: bool) -> FrameLoader[SpeechBatch]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _loader(self, utterances: list[Utterance], training: bool) -> FrameLoader[SpeechBatch]:
+        def collate(rows: list[int], epoch: int) -> SpeechBatch:
+            return self._collate([utterances[row] for row in rows], epoch if training else 0)
+
         lengths = [len(utterance.tokens) for utterance in utterances]
-        sampler = FrameBatchSampler(lengths, self.max_frames, shuffle, self.seed, rank, world)
-        return FrameLoader(sampler, lambda rows, epoch: self._collate([utterances[row] for row in rows], epoch))
+        return self.loader(lengths, self.max_frames, self.seed, collate, training)
 
     def _collate(self, utterances: list[Utterance], epoch: int) -> SpeechBatch:
         prompts = [self._prompt(utterance, epoch) for utterance in utterances]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.trainer.states import TrainerFn
@@ -15,15 +14,14 @@ from torch import nn
 
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import TripletBatch
-from seaalign.data.batching import FrameBatchSampler
-from seaalign.data.loader import FrameLoader
+from seaalign.data.loader import FrameDataModule, FrameLoader
 from seaalign.data.speech import load_utterances
 from seaalign.records import Triplet, Utterance
 from seaalign.sampling import Pairing, dual_mode, reference_logps
 from seaalign.storage import data_hash, layout_of, read_metadata, read_triplets, weights_hash, write_triplets
 
 
-class TripletData(L.LightningDataModule):
+class TripletData(FrameDataModule):
     """Real utterances and their sampled twins, for `DGSA`.
 
     Where the triplet file does not exist, it is made before training: process 0 samples it from the module's backbone,
@@ -137,20 +135,22 @@ class TripletData(L.LightningDataModule):
 
     def train_dataloader(self) -> FrameLoader[TripletBatch]:
         """Shuffled, except under `Trainer(overfit_batches=...)`."""
-        return self._loader(self.train, not getattr(self.trainer, "overfit_batches", 0))
+        return self._loader(self.train, training=True)
 
     def val_dataloader(self) -> FrameLoader[TripletBatch] | list[Any]:
         """In order of length; an empty list where there is no validation data."""
-        return self._loader(self.val, False) if self.val else []
+        return self._loader(self.val, training=False) if self.val else []
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must find again."""
-        return {key: self.metadata.get(key) for key in ("weights", "layout", "data", "settings")}
+        """Where training stands, and which triplets a resumed run must find again."""
+        made_by = {key: self.metadata.get(key) for key in ("weights", "layout", "data", "settings")}
+        return {**super().state_dict(), "triplets": made_by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume on other triplets than the checkpoint was trained on."""
-        if self.metadata and self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._refuse(self._differences(state_dict, "checkpoint"))
+        super().load_state_dict(state_dict)
+        if self._resuming():
+            self._refuse(self._differences(state_dict["triplets"], "checkpoint"))
 
     def _expected(self, utterances: list[Utterance], backbone: nn.Module | None) -> dict[str, Any]:
         expected: dict[str, Any] = {"data": data_hash(utterances), "settings": {**self.sampling, "styled": self.styled}}
@@ -193,8 +193,9 @@ class TripletData(L.LightningDataModule):
             return self.path.with_suffix(".fast_dev_run.parquet"), utterances[:8]
         return self.path, utterances
 
-    def _loader(self, triplets: list[Triplet], shuffle: bool) -> FrameLoader[TripletBatch]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _loader(self, triplets: list[Triplet], training: bool) -> FrameLoader[TripletBatch]:
+        def collate(rows: list[int], epoch: int) -> TripletBatch:
+            return TripletBatch.of([triplets[row] for row in rows])
+
         frames = [3 * max(len(tokens) for tokens in triplet.completions()) for triplet in triplets]
-        sampler = FrameBatchSampler(frames, self.max_frames, shuffle, self.seed, rank, world)
-        return FrameLoader(sampler, lambda rows, _: TripletBatch.of([triplets[row] for row in rows]))
+        return self.loader(frames, self.max_frames, self.seed, collate, training)

@@ -106,9 +106,7 @@ class DGSA(L.LightningModule):
         logps = self.backbone(rows.prompts, rows.speech)
         if self.must_check:
             self.must_check = False
-            check_start(
-                logps, rows, self.hparams["tolerance"] or (0.05 if "16" in str(self.trainer.precision) else 0.005)
-            )
+            check_start(logps, rows, self.hparams["tolerance"], str(self.trainer.precision))
         two = pairs(rows, logps, count, self.hparams["reduction"])
         per_pair = [w * self.pair_loss(*pair) for w, pair in zip(self.weights, two.values(), strict=True)]
         preference = torch.stack(per_pair).sum()

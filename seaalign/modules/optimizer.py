@@ -22,20 +22,29 @@ def adamw(
     """AdamW over the parameters that ask for gradients, and a schedule per step: what `configure_optimizers` returns.
 
     Raises:
-        ValueError: unknown schedule, "cosine" without an end, or nothing to train.
+        ValueError: unknown schedule, or nothing to train; later, "cosine" without an end.
     """
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not wanted:
         raise ValueError("no parameter of the backbone asks for a gradient: unfreeze some, or add adapters")
+    if schedule not in ("constant", "cosine"):
+        raise ValueError(f"schedule must be 'constant' or 'cosine', got {schedule!r}")
     optimizer = torch.optim.AdamW(wanted, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
-    total = module.trainer.estimated_stepping_batches if schedule == "cosine" else math.inf
-    if schedule not in ("constant", "cosine") or (schedule == "cosine" and not math.isfinite(total)):
-        raise ValueError(
-            "schedule must be 'constant', or 'cosine' with max_steps or max_epochs set; got "
-            f"{schedule!r} and {total} steps"
-        )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, warmup_steps, total))
+
+    def share(step: int) -> float:
+        # asked for only when it matters: asking builds the data loaders, too early while a checkpoint is being restored
+        cosine = schedule == "cosine" and step > warmup_steps
+        return factor(step, warmup_steps, _steps(module.trainer) if cosine else math.inf)
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _steps(trainer: L.Trainer) -> float:
+    total = trainer.estimated_stepping_batches
+    if not math.isfinite(total):
+        raise ValueError("schedule='cosine' needs an end: set Trainer(max_steps=...) or Trainer(max_epochs=...)")
+    return total
 
 
 def factor(step: int, warmup: int, total: float) -> float:
