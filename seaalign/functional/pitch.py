@@ -20,7 +20,7 @@ from torch import Tensor
 
 from seaalign.functional.pitch_path import Lattice, best_paths, tidy
 
-_RATE = 8000  # Hz, internal: fine enough for a parabola through three lags to find the period
+_RATE = 8000  # Hz, internal: fine enough to find the period between two lags
 _FALL = (2200.0, 3000.0)  # Hz: noise above is worth less than the harmonics there
 _MARGIN = 0.1  # s: longer than half a window plus the ringing of the band pass
 _BLOCK = 2000  # frames analysed at once: bounds the memory on long recordings
@@ -135,7 +135,7 @@ def _analyse(wave: Tensor, rate: int, frame_rate: float, fmin: float, fmax: floa
         return Lattice(empty + 1, empty - np.inf, np.full(frames, voicing, np.float32))
     wave = (wave - wave.mean()) / peak
     half = round(_RATE / fmin)
-    lags = torch.arange(math.floor(_RATE / fmax) - 1, math.ceil(_RATE / fmin) + 2, device=wave.device)
+    lags = torch.arange(math.floor(_RATE / fmax) - 2, math.ceil(_RATE / fmin) + 3, device=wave.device)
     parts = []
     for windows in _windows(wave, rate, frames, frame_rate, half, (fmin / 1.5, fmin, *_FALL)):
         near = windows[:, half - _RATE // 100 : half + _RATE // 100]
@@ -218,13 +218,19 @@ def correlation(windows: Tensor, lags: Tensor) -> Tensor:
 
 def _candidates(correlation: Tensor, lags: Tensor, fmin: float) -> tuple[Tensor, Tensor]:
     """The best peaks of the correlation (B, L): pitch (Hz) and score, both (B, K)."""
-    middle = correlation[:, 1:-1]
-    peak = (middle > correlation[:, :-2]) & (middle >= correlation[:, 2:]) & (middle > 0)
-    penalty = _OCTAVE * torch.log2(lags[1:-1] * (fmin / _RATE))
+    middle = correlation[:, 2:-2]
+    peak = (middle > correlation[:, 1:-3]) & (middle >= correlation[:, 3:-1]) & (middle > 0)
+    penalty = _OCTAVE * torch.log2(lags[2:-2] * (fmin / _RATE))
     score, index = torch.where(peak, middle - penalty, -math.inf).topk(min(_CANDIDATES, middle.shape[1]), dim=1)
-    left, here, right = (correlation.gather(1, index + shift) for shift in range(3))
-    bend = (left - 2 * here + right).clamp(max=-1e-9)
-    shift = ((left - right) / (2 * bend)).clamp(-0.5, 0.5)
+    near = [correlation.gather(1, index + step) for step in range(5)]
+    bend = (near[1] - 2 * near[2] + near[3]).clamp(max=-1e-9)
+    x = ((near[1] - near[3]) / (2 * bend)).clamp(-0.5, 0.5)
+    # The height needs more than the parabola: where one high harmonic dominates, this would be 0.04 low midway between
+    # two lags, and the double period, if nearer to a lag, would win. Lagrange's polynomial through five lags.
+    one, four = x * x - 1, x * x - 4
+    inner = (-x * (x - 1) * four / 6, one * four / 4, -x * (x + 1) * four / 6)
+    weights = (x * one * (x - 2) / 24, *inner, x * one * (x + 2) / 24)
+    height = sum((w * r for w, r in zip(weights, near, strict=True)), torch.zeros_like(x))
     found = torch.isfinite(score)
-    pitch = torch.where(found, _RATE / (lags[1 + index] + shift), 1.0)
-    return pitch, torch.where(found, score - (left - right) * shift / 4, -math.inf)
+    pitch = torch.where(found, _RATE / (lags[2 + index] + x), 1.0)
+    return pitch, torch.where(found, score + height - near[2], -math.inf)

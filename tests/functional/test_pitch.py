@@ -1,18 +1,14 @@
-"""F0 on voices whose F0 is known, on real and flat synthetic speech where there is some, and on what is no speech."""
+"""F0 on voices whose F0 is known, and on what is no speech."""
 
 from __future__ import annotations
 
 import functools
 import math
-import shutil
-import subprocess
-import wave as wavefile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seaalign.functional import f0, f0_std
@@ -127,6 +123,7 @@ def test_a_glide_is_measured_neither_early_nor_late():
 @given(
     pitch=st.floats(62, 390), weights=st.lists(st.floats(0.3, 1), min_size=4, max_size=4), rate=st.sampled_from(RATES)
 )
+@example(pitch=389.08, weights=[0.32, 0.32, 0.3, 1.0], rate=8000)  # one high harmonic dominates
 def test_steady_tones(pitch, weights, rate):
     t = torch.arange(rate // 2, dtype=torch.float64) / rate
     tone = sum(w * torch.cos(2 * math.pi * pitch * h * t) for h, w in enumerate(weights, 1))
@@ -178,6 +175,16 @@ def test_what_is_no_voice(rate):
     assert not f0(click, rate).any()
 
 
+def test_a_short_octave_island_is_dropped_and_a_long_one_kept():
+    t = torch.arange(8000) / 8000
+    for length, kept in ((0.06, False), (0.2, True)):
+        parts = (100, t < 0.5), (210, (t > 0.65) & (t < 0.65 + length))
+        contour = f0(
+            sum(sum(torch.sin(2 * math.pi * hz * h * t) for h in (1, 2, 3)) * part for hz, part in parts), 8000
+        )
+        assert (contour[:50] > 0).all() and (contour[60:] > 0).any().item() is kept
+
+
 @pytest.mark.parametrize("samples", [0, 1, 79, 80, 81, 400])
 def test_short_audio(samples):
     assert f0(torch.sin(torch.arange(samples) * 0.1), 8000).shape == (samples // 80,)
@@ -208,39 +215,7 @@ def test_correlation_agrees_with_loops():
         assert value == pytest.approx(products / math.sqrt(energies), abs=1e-9)
 
 
-def read(source: Path) -> tuple[torch.Tensor, int]:
-    with wavefile.open(str(source)) as file:
-        samples = np.frombuffer(file.readframes(-1), np.int16)
-        return torch.from_numpy(samples.copy()), file.getframerate()
-
-
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="no espeak-ng program")
-@pytest.mark.parametrize("speaker", ["en-us", "en-us+f3", "vi"])
-def test_flat_espeak_measures_flat(speaker, tmp_path):
-    text = '<speak><prosody range="0">The quick brown fox jumps over the lazy dog and runs away home.</prosody></speak>'
-    subprocess.run(["espeak-ng", "-m", "-v", speaker, "-w", str(tmp_path / "flat.wav"), text], check=True)
-    spread = f0_std(f0(*read(tmp_path / "flat.wav")))
-    assert spread.defined and spread.value <= 0.3
-
-
-def test_people_are_not_flat(fsdd_path: Path):
-    spreads = [f0_std(f0(*read(path))) for path in sorted((fsdd_path / "recordings").glob("*.wav"))[::60]]
-    assert 1.2 < np.mean([s.value for s in spreads if s.defined]) < 2.5  # semitones; a robot has 0.1
-    assert np.mean([s.defined for s in spreads]) > 0.85
-
-
-def test_praat_agrees(fsdd_path: Path):
-    praat = pytest.importorskip("parselmouth")
-    gross = both = 0
-    for path in sorted((fsdd_path / "recordings").glob("*.wav"))[::60]:
-        speech, rate = read(path)
-        contour = f0(speech, rate).numpy()
-        padded = np.pad(speech.numpy() / 32768, rate // 20)
-        track = praat.Sound(padded, rate).to_pitch_ac(time_step=0.01, pitch_floor=60, pitch_ceiling=400)
-        times = (np.arange(len(contour)) + 0.5) / 100 + 0.05
-        nearest = np.round((times - track.xs()[0]) / 0.01).astype(int).clip(0, track.n_frames - 1)
-        other = track.selected_array["frequency"][nearest]
-        voiced = (contour > 0) & (other > 0)
-        gross += (np.abs(contour[voiced] / other[voiced] - 1) > 0.2).sum()
-        both += voiced.sum()
-    assert both > 500 and gross <= 0.01 * both
+def test_correlation_with_silence_is_not_blown_up():
+    frame = torch.zeros(1, 400)
+    frame[0, :300], frame[0, 300:] = torch.sin(torch.arange(300) * 0.3), 1e-7 * torch.cos(torch.arange(100) * 2.0)
+    assert correlation(frame, torch.arange(310, 390)).abs().max() < 0.01  # of sound with what is left of it

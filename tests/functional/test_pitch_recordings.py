@@ -1,0 +1,52 @@
+"""F0 of people and of a flat synthesiser, where there are recordings or the program."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import wave as wavefile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seaalign.functional import f0, f0_std
+
+
+def read(source: Path) -> tuple[torch.Tensor, int]:
+    with wavefile.open(str(source)) as file:
+        samples = np.frombuffer(file.readframes(-1), np.int16)
+        return torch.from_numpy(samples.copy()), file.getframerate()
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="no espeak-ng program")
+@pytest.mark.parametrize("speaker", ["en-us", "en-us+f3", "vi"])
+def test_flat_espeak_measures_flat(speaker, tmp_path):
+    text = '<speak><prosody range="0">The quick brown fox jumps over the lazy dog and runs away home.</prosody></speak>'
+    subprocess.run(["espeak-ng", "-m", "-v", speaker, "-w", str(tmp_path / "flat.wav"), text], check=True)
+    spread = f0_std(f0(*read(tmp_path / "flat.wav")))
+    assert spread.defined and spread.value <= 0.3
+
+
+def test_people_are_not_flat(fsdd_path: Path):
+    spreads = [f0_std(f0(*read(path))) for path in sorted((fsdd_path / "recordings").glob("*.wav"))[::60]]
+    assert 1.2 < np.mean([s.value for s in spreads if s.defined]) < 2.5  # semitones; a robot has 0.1
+    assert np.mean([s.defined for s in spreads]) > 0.85
+
+
+def test_praat_agrees(fsdd_path: Path):
+    praat = pytest.importorskip("parselmouth")
+    gross = both = 0
+    for path in sorted((fsdd_path / "recordings").glob("*.wav"))[::60]:
+        speech, rate = read(path)
+        contour = f0(speech, rate).numpy()
+        padded = np.pad(speech.numpy() / 32768, rate // 20)
+        track = praat.Sound(padded, rate).to_pitch_ac(time_step=0.01, pitch_floor=60, pitch_ceiling=400)
+        times = (np.arange(len(contour)) + 0.5) / 100 + 0.05
+        nearest = np.round((times - track.xs()[0]) / 0.01).astype(int).clip(0, track.n_frames - 1)
+        other = track.selected_array["frequency"][nearest]
+        voiced = (contour > 0) & (other > 0)
+        gross += (np.abs(contour[voiced] / other[voiced] - 1) > 0.2).sum()
+        both += voiced.sum()
+    assert both > 500 and gross <= 0.01 * both
