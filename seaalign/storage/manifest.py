@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -49,25 +50,25 @@ def read_manifest(
 
 
 def _lines(path: Path, vocab_size: int | None) -> Iterator[tuple[str, Any, Callable[[], Utterance]]]:
-    with open(path, encoding="utf-8-sig", errors="strict") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            row = _parse(line)
+            row = _parse(line.removeprefix(codecs.BOM_UTF8))
             key = row.get("id") if isinstance(row, dict) else f"line {number}"
             yield f"line {number}", key, partial(_utterance, row, vocab_size)
 
 
-def _parse(line: str) -> Any:
+def _parse(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line.decode("utf-8"))
     except ValueError as error:
         return error
 
 
 def _utterance(row: Any, vocab_size: int | None) -> Utterance:
     if isinstance(row, ValueError):
-        raise ValueError(f"not JSON: {row}; every line must be one object")
+        raise ValueError(f"not JSON in UTF-8: {row}; every line must be one object")
     if not isinstance(row, dict):
         raise ValueError(f"a line must be an object with id, text and tokens: got {type(row).__name__}")
     unknown, missing = sorted(row.keys() - _KEYS), sorted({"text", "tokens"} - row.keys())
