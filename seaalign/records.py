@@ -126,6 +126,8 @@ class Speech:
                 raise ValueError(f"Speech.{name} must have shape ({rows},) like the rows, got {tuple(value.shape)}")
         if rows and (int(lengths.min()) < 0 or int(lengths.max()) > tokens.shape[1]):
             raise ValueError(f"Speech.lengths must lie in 0..{tokens.shape[1]} (T), got {lengths.tolist()}")
+        if rows and int(prompt.min()) < 0:  # a list would silently count from its end
+            raise ValueError(f"Speech.prompt must hold indices >= 0 into the list of prompts, got {prompt.tolist()}")
         values = {"tokens": tokens, "lengths": lengths, "ended": ended.to(device, torch.bool), "prompt": prompt.to(device).long()}
         for name, value in values.items():
             object.__setattr__(self, name, value)
