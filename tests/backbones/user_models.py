@@ -77,7 +77,7 @@ class EncoderDecoder(LogitsBackbone):
         self.text, self.speech = nn.Embedding(TEXT, width), nn.Embedding(CODES + 1, width)  # row CODES: start
         self.positions = nn.Embedding(64, width)
         self.net = nn.Transformer(width, 2, 1, 1, 32, dropout=0.0, batch_first=True)
-        self.net.encoder.enable_nested_tensor = False
+        self.net.encoder.use_nested_tensor = False
         self.head = nn.Linear(width, CODES + 1)
 
     def forward_logits(self, prompts, tokens):
