@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from seaalign.audio import check, log_mel, resample
+from seaalign.functional.pitch import f0 as pitch
 from seaalign.miniature.spoken import HOP, RATE
 from seaalign.miniature.vocoder import N_MELS
 
@@ -33,32 +35,42 @@ class Frames(NamedTuple):
         return ((t >= self.spans[:, 0]) & (t < self.spans[:, 1])).any(dim=1)
 
 
-def analyse(waveform: Tensor, rate: int = RATE, f0: Tensor | None = None) -> Frames:
-    """Measure one utterance.
+def analyse(
+    waveforms: Sequence[Tensor], rate: int = RATE, f0: Sequence[Tensor | None] | None = None
+) -> list[Frames]:
+    """Measure utterances.
 
     Args:
-        waveform: Samples (T,).
+        waveforms: Samples (T,) each.
         rate: Their rate (Hz); anything but 8 kHz is resampled.
-        f0: A known contour in Hz at 100 frames a second (F,); None measures it.
+        f0: Known contours in Hz at 100 frames a second (F,); those that are None are measured, all together.
 
     Raises:
-        ValueError: Empty, NaN or silent audio.
+        ValueError: Empty, NaN or silent audio; the message says which.
 
     >>> from seaalign.miniature.voice import say
     >>> utterance = say((3, 1), "ada", True, torch.Generator().manual_seed(0))
-    >>> len(analyse(utterance.waveform, f0=utterance.f0).spans)  # two words
+    >>> len(analyse([utterance.waveform], f0=[utterance.f0])[0].spans)  # two words
     2
     """
-    check(waveform)
-    waveform = resample(waveform, rate, RATE)
-    mel = log_mel(waveform, RATE, N_MELS, FRAME_RATE)
-    if f0 is None:
-        from seaalign.functional.pitch import f0 as measure
-
-        f0 = measure(waveform, RATE, frame_rate=FRAME_RATE)
-    fitted = torch.zeros(len(mel))
-    fitted[: min(len(mel), len(f0))] = f0[: len(mel)]
-    return Frames(mel, fitted, word_spans(waveform))
+    for i, waveform in enumerate(waveforms):
+        check(waveform, f"waveform {i}")
+    waves = [resample(waveform, rate, RATE) for waveform in waveforms]
+    contours = list(f0) if f0 is not None else [None] * len(waves)
+    unknown = [i for i, contour in enumerate(contours) if contour is None]
+    if unknown:
+        # A pitch frame is centred half a hop after a mel frame of the same number; half a hop of silence aligns them.
+        shifted = [pad(waves[i], (HOP // 2, HOP)) for i in unknown]
+        for i, contour in zip(unknown, pitch(shifted, RATE, frame_rate=FRAME_RATE), strict=True):
+            contours[i] = contour
+    rows = []
+    for wave, contour in zip(waves, contours, strict=True):
+        mel = log_mel(wave, RATE, N_MELS, FRAME_RATE)
+        fitted = torch.zeros(len(mel))
+        if contour is not None:
+            fitted[: len(contour)] = contour[: len(mel)]
+        rows.append(Frames(mel, fitted, word_spans(wave)))
+    return rows
 
 
 def word_spans(waveform: Tensor, pause_ms: int = PAUSE_MS, silence_db: float = SILENCE_DB) -> Tensor:
@@ -72,7 +84,7 @@ def word_spans(waveform: Tensor, pause_ms: int = PAUSE_MS, silence_db: float = S
     Raises:
         ValueError: The waveform is silent throughout.
     """
-    padded = torch.nn.functional.pad(waveform, (HOP, HOP)).unfold(0, 2 * HOP, HOP)
+    padded = pad(waveform, (HOP, HOP)).unfold(0, 2 * HOP, HOP)
     level = 10 * torch.log10(padded.square().mean(dim=1) + 1e-12)
     loud = float(torch.quantile(level, 0.95))
     if loud < -90:

@@ -57,6 +57,11 @@ class Codec(nn.Module):
         self.flow = Flow(codes + 1, CLASSES + 1, N_MELS + 1, self.stack * (N_MELS + 2), width)
 
     @property
+    def sample_rate(self) -> int:
+        """Rate of the waveforms `decode` returns (Hz)."""
+        return RATE
+
+    @property
     def pause(self) -> int:
         """Id of the pause token, the last of the vocabulary."""
         return self.codes * CLASSES
@@ -81,7 +86,7 @@ class Codec(nn.Module):
 
     def timbre(self, waveforms: Sequence[Tensor], rate: int = RATE, f0: Sequence[Tensor | None] | None = None) -> Tensor:
         """Timbre vector (41,) of one speaker, pooled over reference waveforms."""
-        return timbre(_analyse_all(waveforms, rate, f0))
+        return timbre(analyse(waveforms, rate, f0))
 
     def encode(
         self,
@@ -102,7 +107,7 @@ class Codec(nn.Module):
         Raises:
             ValueError: A waveform is empty, silent, or holds NaN; the codec has not been fitted.
         """
-        frames = _analyse_all(waveforms, rate, f0)
+        frames = analyse(waveforms, rate, f0)
         rows = [timbre([f]) for f in frames] if timbres is None else list(timbres)
         return [self.tokenize(f, row) for f, row in zip(frames, rows, strict=True)]
 
@@ -140,7 +145,7 @@ class Codec(nn.Module):
         return self.content(padded), self.prosody(padded), _scaled(timbres), mask.float()
 
     @torch.no_grad()
-    def decode(self, tokens: Sequence[Tensor], timbres: Tensor, steps: int = 2, seed: int = 0) -> list[Tensor]:
+    def decode(self, tokens: Sequence[Tensor], timbres: Tensor, steps: int = 4, seed: int = 0) -> list[Tensor]:
         """Waveforms at 8 kHz of token strings in given timbres; the same seed gives the same sound.
 
         Args:
@@ -215,11 +220,6 @@ def span_windows(start: int, end: int, stack: int) -> Tensor:
     """
     count = -(-(end - start) // stack)
     return (start + torch.arange(count * stack)).clamp(max=end - 1).view(count, stack)
-
-
-def _analyse_all(waveforms: Sequence[Tensor], rate: int, f0: Sequence[Tensor | None] | None) -> list[Frames]:
-    contours = [None] * len(waveforms) if f0 is None else f0
-    return [analyse(wave, rate, contour) for wave, contour in zip(waveforms, contours, strict=True)]
 
 
 def _scaled(timbres: Tensor) -> Tensor:

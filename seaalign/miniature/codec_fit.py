@@ -9,9 +9,14 @@ from torch import Tensor
 
 from seaalign.miniature.analysis import Frames
 from seaalign.miniature.codec import CLASSES, Codec
+from seaalign.miniature.draw import draw_weights
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 """Wraps the iterable of steps, for instance by a progress bar; the identity does nothing."""
+
+
+_FLAT = 0.5
+"""An utterance whose F0 varies by less than this many semitones is flat."""
 
 
 def fit(
@@ -48,7 +53,7 @@ def fit(
         raise ValueError(f"{len(frames)} utterances and {len(timbres)} timbres: give at least one and one timbre each")
     generator = torch.Generator().manual_seed(seed)
     fit_tokens(codec, frames, timbres, generator)
-    _draw_weights(codec.flow, generator)
+    draw_weights(codec.flow, generator)
     pool = _crops(codec, frames, timbres)
     optimizer = torch.optim.AdamW(codec.flow.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
@@ -73,7 +78,7 @@ def fit_tokens(codec: Codec, frames: Sequence[Frames], timbres: Tensor, generato
     """Fit PCA, content codes and F0 edges of the tokenizer in place."""
     parts = [codec.windows(f, row) for f, row in zip(frames, timbres, strict=True)]
     mel = torch.cat([p[0] for p in parts])
-    pitch = torch.cat([p[1][p[2]] for p in parts])
+    pitches = [p[1][p[2]] for p in parts]
     if len(mel) < codec.codes:
         raise ValueError(f"{len(mel)} windows of speech cannot fill {codec.codes} content codes: give more speech")
     codec.mean.copy_(mel.mean(dim=0))
@@ -81,10 +86,12 @@ def fit_tokens(codec: Codec, frames: Sequence[Frames], timbres: Tensor, generato
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     codec.basis.copy_(vectors[:, -codec.basis.shape[1] :])
     codec.centroids.copy_(kmeans(centred @ codec.basis, codec.codes, generator))
-    if pitch.numel():
-        # Bins of the expressive speech: flat speech must fall into the middle one, not define its own.
-        spread = pitch.double().std(correction=0).clamp(min=0.5).float()
-        codec.edges.copy_(spread * torch.tensor([-0.84, -0.25, 0.25, 0.84])[: CLASSES - 2])
+    # Quintiles of the speech that has prosody: flat utterances must fall into the middle bin, not define it.
+    moving = [pitch for pitch in pitches if pitch.numel() > 1 and float(pitch.std()) > _FLAT]
+    if moving:
+        codec.edges.copy_(torch.quantile(torch.cat(moving), torch.linspace(0, 1, CLASSES)[1:-1]))
+    else:
+        codec.edges.copy_(_FLAT * torch.tensor([-1.5, -0.5, 0.5, 1.5]))
 
 
 def kmeans(points: Tensor, k: int, generator: torch.Generator, rounds: int = 20, most: int = 20_000) -> Tensor:
@@ -103,19 +110,6 @@ def kmeans(points: Tensor, k: int, generator: torch.Generator, rounds: int = 20,
         spare = points[torch.randint(len(points), (k,), generator=generator)]
         centroids = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], spare)
     return centroids
-
-
-def _draw_weights(module: torch.nn.Module, generator: torch.Generator) -> None:
-    """Redraw every weight from `generator`, so that a seeded fit does not depend on the global one."""
-    for parameter in module.parameters():
-        if parameter.ndim > 1:
-            fan_in = parameter[0].numel() if not _is_embedding(module, parameter) else 1
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
-
-
-def _is_embedding(module: torch.nn.Module, parameter: Tensor) -> bool:
-    return any(isinstance(m, torch.nn.Embedding) and m.weight is parameter for m in module.modules())
 
 
 def _crops(codec: Codec, frames: Sequence[Frames], timbres: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -106,6 +106,16 @@ def _program(ssml: str, voice: str, speed: int) -> tuple[Tensor, int]:
     return torch.frombuffer(bytearray(data[: len(data) // 2 * 2]), dtype=torch.int16).float() / 32768, rate
 
 
+class _Voice(ctypes.Structure):
+    """What eSpeak NG selects a voice by (espeak_VOICE of speak_lib.h)."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p), ("languages", ctypes.c_char_p), ("identifier", ctypes.c_char_p),
+        ("gender", ctypes.c_ubyte), ("age", ctypes.c_ubyte), ("variant", ctypes.c_ubyte), ("xx1", ctypes.c_ubyte),
+        ("score", ctypes.c_int), ("spare", ctypes.c_void_p),
+    )  # fmt: skip
+
+
 @lru_cache(maxsize=1)
 def _engine() -> tuple[ctypes.CDLL, int, list[bytes], object]:
     """The library, its sample rate, the list its callback fills, and the callback (kept alive)."""
@@ -129,7 +139,9 @@ def _engine() -> tuple[ctypes.CDLL, int, list[bytes], object]:
 def _library(ssml: str, voice: str, speed: int) -> tuple[Tensor, int]:
     library, rate, chunks, _ = _engine()
     chunks.clear()
-    if library.espeak_SetVoiceByName(voice.encode()):
+    # Some names are languages rather than voices ("en-gb" is the language of the voice "en").
+    language = _Voice(languages=voice.encode())
+    if library.espeak_SetVoiceByName(voice.encode()) and library.espeak_SetVoiceByProperties(ctypes.byref(language)):
         return torch.zeros(0), rate
     library.espeak_SetParameter(1, speed, 0)
     text = ssml.encode()

@@ -75,12 +75,20 @@ SPEAKERS = {
     "eve": Speaker(1.20, 238, 5.5, 0.05, 0.95), "fin": Speaker(1.01, 130, 8.0, 0.03, 1.00),
 }  # fmt: skip
 """The voices of the training data."""
-JUDGE_SPEAKERS = {
-    "j0": Speaker(0.93, 96, 5.5, 0.05, 1.03), "j1": Speaker(1.13, 200, 6.0, 0.08, 0.96),
-    "j2": Speaker(1.04, 150, 4.5, 0.04, 1.08), "j3": Speaker(0.98, 115, 7.5, 0.07, 0.93),
-    "j4": Speaker(1.18, 225, 6.5, 0.06, 1.05), "j5": Speaker(1.07, 168, 5.0, 0.10, 1.00),
-    "j6": Speaker(0.91, 90, 7.0, 0.03, 0.98), "j7": Speaker(1.21, 235, 4.5, 0.09, 1.02),
-}  # fmt: skip
+
+
+def _strangers(count: int) -> dict[str, Speaker]:
+    """People spread evenly over what voices can be (a rank-1 lattice, so no two are alike); short tracts speak higher."""
+    people = {}
+    for i in range(count):
+        a, b, c, d, e = ((0.5 + (i + 1) * step) % 1.0 for step in (0.618034, 0.754878, 0.569840, 0.819173, 0.430160))
+        tract = 0.88 + 0.34 * a
+        f0 = 85 * 2 ** (1.5 * min(max(0.75 * a + 0.5 * (b - 0.25), 0.0), 1.0))
+        people[f"j{i}"] = Speaker(tract, f0, 4 + 4.5 * c, 0.03 + 0.08 * d, 0.92 + 0.18 * e)
+    return people
+
+
+JUDGE_SPEAKERS = _strangers(24)
 """Other voices, heard by the judges only: a judge must not be trained on the speakers it judges."""
 
 
