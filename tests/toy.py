@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -69,3 +70,9 @@ def speech(count: int = 24, seed: int = 0, styled: bool = True) -> list[Utteranc
         style = Style(torch.randint(VOCAB, (3,), generator=g)) if styled else None
         made.append(Utterance(f"u{i}", Prompt(text, style, torch.tensor([float(i % 3)])), tokens))
     return made
+
+
+def quiet(**kwargs) -> L.Trainer:
+    """A Trainer on the CPU that writes nothing."""
+    silent = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger")
+    return L.Trainer(**{"accelerator": "cpu", "devices": 1, **dict.fromkeys(silent, False), **kwargs})

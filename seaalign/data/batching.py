@@ -86,7 +86,7 @@ class FrameBatchSampler:
             items = items[torch.randperm(len(items), generator=generator)]
         items = items[self._steps[items].argsort(stable=True)]
         batches = [batch.tolist() for batch in items.split(self._sizes)]
-        batches += batches[: -len(batches) % self.world_size]  # see `world_size`
+        batches = (batches * self.world_size)[: len(self) * self.world_size]  # repeats: see `world_size`
         rounds = torch.randperm(len(self), generator=generator) if self.shuffle else torch.arange(len(self))
         return [batches[turn * self.world_size + self.rank] for turn in rounds.tolist()]
 
