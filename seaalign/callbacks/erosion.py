@@ -208,7 +208,8 @@ class ErosionMonitor(PromptedCallback):
             f"{now['entropy_corrected']:.3f} bits at step {now['step']:.0f} ({now['tokens']:.0f} tokens, "
             f"repetition {100 * now['repetition']:.1f} %). "
             f"{'Training stops here.' if self.stop else 'Training goes on; pass stop=True to end it here.'} "
-            f"The checkpoint nearest step {top['step']:.0f} is the most diverse; DGSA on real speech repairs others."
+            f"The checkpoint nearest step {top['step']:.0f} is the most diverse one; "
+            "where a later one is needed for its pronunciation, DGSA on real speech brings diversity back."
         )
 
     def _audible(self, backbone: Any) -> bool:

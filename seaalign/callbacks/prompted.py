@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from seaalign.backbones.base import Unsupported, evaluating
+from seaalign.data import load_utterances
 from seaalign.records import Prompt, Speech
 
 Prompts = Sequence[Prompt] | Sequence[Sequence[int]] | str
@@ -33,7 +34,7 @@ class PromptedCallback(Callback):
     afterwards, so training goes on bit for bit as if the callback were not there.
 
     Args:
-        prompts: prompts, or lists of text ids, or the path of a file written by `seaalign.write_utterances`.
+        prompts: prompts, or lists of text ids, or the path of a Parquet or JSONL file of utterances.
         every_n_epochs: measure at the end of every n-th epoch: in its validation, so that checkpoints can monitor the
             values, or, where the trainer does not validate, after it.
         every_n_steps: measure every n optimizer steps instead; works without a validation loop.
@@ -138,9 +139,7 @@ class PromptedCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the prompts where a file was given, and refuse early what cannot work."""
         if isinstance(self._given, str) and not self.prompts:
-            from seaalign.storage import read_utterances
-
-            utterances = read_utterances(self._given)[: self.limit]
+            utterances = load_utterances(self._given)[: self.limit]
             self.prompts = [utterance.prompt for utterance in utterances]
             self.file_ids = [utterance.id for utterance in utterances]
         if not self.prompts:

@@ -147,6 +147,33 @@ class Sharpen(Callback):
         policy_of(pl_module).sharp = max(0.0, 2.0 * (trainer.global_step - 2))
 
 
+class Careless(torch.nn.Module):
+    """No Backbone: samples from the global generator, never thinks of eval mode, keeps a tensor for later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.drop, self.kept = torch.nn.Parameter(torch.ones(4)), torch.nn.Dropout(0.5), None
+        self.drop.eval()  # frozen on purpose
+        self.seen: list[tuple[bool, bool]] = []
+
+    def sample(self, given: Any, n: int, max_len: int, generator: torch.Generator, **how: Any) -> Speech:
+        self.kept = torch.ones(4) if self.kept is None else self.kept
+        self.seen.append((self.training, torch.is_grad_enabled()))
+        return Speech.pack(torch.randint(0, VOCAB, (len(given) * n, max_len)))
+
+    def forward(self, given: Any, speech: Speech) -> torch.Tensor:
+        weight = self.weight if self.kept is None else self.weight * self.kept
+        return weight[speech.tokens % 4]
+
+
+def test_a_careless_policy_is_put_in_eval_mode_seeded_and_given_back_as_it_was(quiet_trainer: Any) -> None:
+    watch, policy = monitor(every_n_epochs=1), Careless()
+    quiet_trainer(callbacks=[watch], max_epochs=2).fit(Stranger(policy))
+    assert set(policy.seen) == {(False, False)} and len(policy.seen) == 3
+    assert policy.training and not policy.drop.training
+    assert len({json.dumps({key: m[key] for key in ("entropy", "repetition")}) for m in watch.history}) == 1
+
+
 @pytest.mark.parametrize("stop", [True, False])
 def test_a_decline_after_the_peak_is_flagged_with_its_values_and_can_stop(quiet_trainer: Any, stop: bool) -> None:
     watch = ErosionMonitor(

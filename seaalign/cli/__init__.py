@@ -1,0 +1,99 @@
+"""The command line: `seaalign COMMAND ...`. This file stays light; every command is imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
+
+from seaalign import __version__
+
+
+class Command(NamedTuple):
+    """A function `list of arguments -> exit code or None`, where it lives, and what it does in one line."""
+
+    home: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Command("seaalign.demo:main", "see Synthetic Erosion and its repair on a miniature model, in five minutes"),
+    "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
+    "validate": Command("seaalign.cli.training:validate", "the validation numbers of a checkpoint"),
+    "test": Command("seaalign.cli.training:test", "the same for modules with a test_step"),
+    "predict": Command("seaalign.cli.training:predict", "the same for modules with a predict_step"),
+    "check": Command("seaalign.cli.training:check", "does the backbone of a YAML file obey the contract?"),
+}
+EXAMPLES = """\
+  seaalign demo --quick                       the whole story in a minute
+  seaalign fit --config examples/fit_dgsa.yaml --trainer.max_steps 100
+"""
+
+
+def usage() -> str:
+    """What `seaalign --help` says."""
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: seaalign COMMAND ...\n\nRepair Synthetic Erosion in spoken language models by preference alignment.\n\n"
+        f"commands:\n{listed}\n\nexamples:\n{EXAMPLES}\n"
+        "`seaalign COMMAND --help` explains a command, `seaalign fit --model.help DGSA` a class, and\n"
+        "`seaalign fit --config FILE --print_config` shows every setting in force. `seaalign --version`.\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments; default: those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 not understood, 130 interrupted.
+
+    Example:
+        >>> main(["--version"])
+        seaalign 0.1.0
+        0
+    """
+    name, *rest = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    if name in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if name in ("-V", "--version", "version"):
+        print(f"seaalign {__version__}")
+        return 0
+    if name not in COMMANDS:
+        return _unknown(name)
+    module, _, function = COMMANDS[name].home.partition(":")
+    try:
+        return int(getattr(import_module(module), function)(rest) or 0)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except OSError as error:  # a file that is not there, a disk that is full: nothing that a traceback would explain
+        print(f"seaalign: error: {error}", file=sys.stderr)
+        return 1
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # the Trainer's answer to Ctrl-C
+            return _interrupted()
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            return 1
+        return stop.code or 0
+
+
+def _unknown(name: str) -> int:
+    if not name:
+        print(usage(), end="", file=sys.stderr)
+        return 2
+    near = get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean `seaalign {near[0]}`?" if near else f"there are {', '.join(COMMANDS)}; see `seaalign --help`"
+    print(f"seaalign: error: no command {name!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def _interrupted() -> int:
+    print("seaalign: interrupted", file=sys.stderr)
+    return 130

@@ -1,0 +1,7 @@
+"""`python -m seaalign.cli`."""
+
+import sys
+
+from seaalign.cli import main
+
+sys.exit(main())

@@ -1,0 +1,57 @@
+"""What a parser's message means, and the name that was perhaps meant."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+_TAKES_NO = re.compile(r"Problem with given class_path '(?P<path>[^']+)':\s+Option '(?P<key>[^']+)' is not accepted")
+_NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'|unrecognized arguments: --(?P<argument>[^\s=]+)")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)|has no attribute '(?P<attribute>\w+)'")
+_LACKS = re.compile(
+    r"Problem with given class_path '(?P<path>[^']+)':\s+the following arguments are required: (?P<keys>.+)"
+)
+
+
+def explain(message: str, options: Sequence[str], classes: Sequence[str] = ()) -> str:
+    """The message in one line where its kind is known, otherwise as it is.
+
+    Args:
+        message: of a jsonargparse parser.
+        options: the parser's own options, without dashes.
+        classes: names that need no path.
+
+    Example:
+        >>> explain("Subcommand 'fit' does not accept option 'trainer.max_epoch'", ["trainer.max_epochs"])
+        "unknown key 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?"
+    """
+    if found := _TAKES_NO.search(message):
+        takes = parameters(found["path"])
+        return f"{found['path']} takes no {found['key']!r}{near(found['key'], takes)} It takes: {', '.join(takes)}"
+    if found := _LACKS.search(message):
+        return f"{found['path']} needs {found['keys']}"
+    if found := _NO_OPTION.search(message):
+        key = found["key"] or found["argument"]
+        tops = sorted({option.partition(".")[0] for option in options})
+        known, asked = (options, key) if key.partition(".")[0] in tops else (tops, key.partition(".")[0])
+        return f"unknown key {asked!r}{near(asked, known)}"
+    if found := _NO_CLASS.search(message):
+        name = found["name"] or found["attribute"]
+        return f"no class {name!r}{near(name, classes)} A class of your own is named by its path, package.module.Class"
+    return message
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?`, or a full stop."""
+    matches = get_close_matches(name, known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else "."
+
+
+def parameters(path: str) -> list[str]:
+    """The names of a class's arguments."""
+    module, _, name = path.rpartition(".")
+    signature = inspect.signature(getattr(import_module(module), name))
+    return [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -1,0 +1,130 @@
+"""fit, validate, test, predict: LightningCLI, with short names for what seaalign offers and errors one can act on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from seaalign.callbacks import ErosionMonitor, SampleAudio
+from seaalign.cli.explain import explain
+from seaalign.data import SpeechData, TripletData, load_utterances
+from seaalign.miniature.lm import TextSpeechLM
+from seaalign.modules import DGSA, SFT
+from seaalign.records import Speech, Utterance
+from seaalign.testing import BackboneError, check_backbone
+
+SHORT = (SFT, DGSA, SpeechData, TripletData, ErosionMonitor, SampleAudio, TextSpeechLM)
+"""Imported classes can be named in YAML without their path; others are named `their.module.Class`."""
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong and what was perhaps meant, without forty lines of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with 2."""
+        if not self.exit_on_error:  # a parser inside the parser: the outer one reports
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        options = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+        command = parser.prog.replace(" [options]", "")
+        sys.stderr.write(
+            f"{command}: error: {explain(message, options, [c.__name__ for c in SHORT])}\nsee `{command} --help`\n"
+        )
+        sys.exit(2)
+
+
+class Training(LightningCLI):
+    """`--weights CHECKPOINT` is the one option that LightningCLI lacks: the SFT policy that DGSA starts from."""
+
+    def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(
+            args=list(args),
+            parser_class=Parser,
+            parser_kwargs={"prog": "seaalign"},
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            **kwargs,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Without LightningCLI's warning that they should come from the command line: they do, one command down."""
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """`--weights`."""
+        parser.add_argument(
+            "--weights",
+            type=str | None,
+            default=None,
+            help="checkpoint whose weights the model starts from; unlike ckpt_path, only the weights",
+        )
+
+    def after_instantiate_classes(self) -> None:
+        """Load `--weights`."""
+        path = self._get(self.config, "weights")
+        if path is None:
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            self.model.load_state_dict(state.get("state_dict", state))
+        except RuntimeError as error:
+            first = "; ".join(line.strip() for line in str(error).splitlines()[:2])
+            sys.exit(f"seaalign: error: {path} does not fit: give the model the class and the sizes it had. {first}")
+
+
+class Check(Training):
+    """Everything that `fit` does, up to the training itself."""
+
+    def fit(self, **kwargs: Any) -> None:
+        """Check the contract on the first utterances of the data."""
+        backbone = getattr(self.model, "backbone", None)
+        if backbone is None or self.datamodule is None:
+            sys.exit(f"seaalign check needs a module with a backbone, and data; got {type(self.model).__name__}")
+        utterances = _utterances(self.datamodule)[:4]
+        try:
+            report = check_backbone(
+                backbone, [item.prompt for item in utterances], Speech.pack([item.tokens for item in utterances])
+            )
+        except BackboneError as fault:
+            sys.exit(f"{type(backbone).__name__} breaks the contract: {fault}")
+        print(report)
+
+
+def _utterances(data: Any) -> list[Utterance]:
+    if isinstance(data, TripletData):
+        return load_utterances(data.source, data.vocab_size)
+    data.setup("fit")
+    return list(data.train)
+
+
+def _trainer(command: str, argv: Sequence[str]) -> None:
+    Training([command, *argv])
+
+
+def fit(argv: Sequence[str]) -> None:
+    """`seaalign fit`."""
+    _trainer("fit", argv)
+
+
+def validate(argv: Sequence[str]) -> None:
+    """`seaalign validate`."""
+    _trainer("validate", argv)
+
+
+def test(argv: Sequence[str]) -> None:
+    """`seaalign test`."""
+    _trainer("test", argv)
+
+
+def predict(argv: Sequence[str]) -> None:
+    """`seaalign predict`."""
+    _trainer("predict", argv)
+
+
+def check(argv: Sequence[str]) -> None:
+    """`seaalign check`: takes what `fit` takes."""
+    Check(["fit", *argv])
