@@ -92,7 +92,7 @@ class StepBackbone(Backbone):
         speech = Speech(tokens, speech.lengths, speech.ended, speech.prompt, _checked=True)
         features = self.hidden([prompt.to(mask.device) for prompt in prompts], speech)[mask]
         scores = self._score(features, frames[mask])
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, scores)
+        return torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_scatter(mask, scores)
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
         if len(features) <= self.chunk:

@@ -18,7 +18,15 @@ from seaalign.data.loader import FrameDataModule, FrameLoader
 from seaalign.data.speech import load_utterances
 from seaalign.records import Triplet, Utterance
 from seaalign.sampling import Pairing, dual_mode, reference_logps
-from seaalign.storage import data_hash, layout_of, read_metadata, read_triplets, weights_hash, write_triplets
+from seaalign.storage import (
+    data_hash,
+    layout_of,
+    read_metadata,
+    read_triplets,
+    samples_hash,
+    weights_hash,
+    write_triplets,
+)
 
 
 class TripletData(FrameDataModule):
@@ -28,8 +36,8 @@ class TripletData(FrameDataModule):
     which at that time is the frozen SFT checkpoint, adds the reference log-probs of the same weights, and writes the
     file whole or not at all. Where it exists, it must have come from these weights, this layout, these utterances and
     these settings. After a resume (`ckpt_path`) the weights at hand say nothing, as the checkpoint's are loaded later;
-    then the file must be the one that the checkpoint was trained on. Under `fast_dev_run` a missing file is made of
-    eight utterances, and beside its place. Several machines need a folder that all of them see.
+    then the file must hold the very samples that the checkpoint was trained on. Under `fast_dev_run` a missing file is
+    made of eight utterances, and beside its place. Several machines need a folder that all of them see.
 
     Args:
         utterances: real utterances with style and timbre, or a Parquet or JSONL file of them.
@@ -73,6 +81,7 @@ class TripletData(FrameDataModule):
         self.sampling |= {"pairing": pairing, "seed": seed}
         self.styled = styled
         self.metadata: dict[str, Any] = {}
+        self._strange_weights: list[str] = []
         self.train: list[Triplet] = []
         self.val: list[Triplet] = []
 
@@ -83,13 +92,8 @@ class TripletData(FrameDataModule):
         path, utterances = self._place()
         if path.exists() and path == self.path:
             return
-        if self._resuming():
-            raise ValueError(
-                f"cannot resume without {self.path}, which the checkpoint was trained on: bring it back, or start anew "
-                "without ckpt_path"
-            )
         backbone = self._backbone()
-        if backbone is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if backbone is None or not self._fitting():
             raise ValueError(
                 f"there is no {self.path}, and no policy to sample it from: fit a DGSA, or call "
                 "TripletData.make(backbone) first"
@@ -116,9 +120,9 @@ class TripletData(FrameDataModule):
                 f"{cut} of {len(triplets)} triplets hold a sample cut at max_len: does the model know how to end?",
                 stacklevel=2,
             )
+        made = {"samples": samples_hash(triplets), "weights": weights_hash(backbone), "precision": precision.precision}
         counts = {"utterances": len(utterances), "triplets": len(triplets), "cut": cut}
-        made_by = {"weights": weights_hash(backbone), "precision": precision.precision, "counts": counts}
-        write_triplets(path, triplets, {**self._expected(utterances, backbone), **made_by})
+        write_triplets(path, triplets, {**self._expected(utterances, backbone), **made, "counts": counts})
 
     def setup(self, stage: str = "fit") -> None:
         """Read the file, and refuse one that does not belong to the rest."""
@@ -135,6 +139,7 @@ class TripletData(FrameDataModule):
 
     def train_dataloader(self) -> FrameLoader[TripletBatch]:
         """Shuffled, except under `Trainer(overfit_batches=...)`."""
+        self._refuse(self._strange_weights)
         return self._loader(self.train, training=True)
 
     def val_dataloader(self) -> FrameLoader[TripletBatch] | list[Any]:
@@ -143,13 +148,14 @@ class TripletData(FrameDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, and which triplets a resumed run must find again."""
-        made_by = {key: self.metadata.get(key) for key in ("weights", "layout", "data", "settings")}
-        return {**super().state_dict(), "triplets": made_by}
+        kept = ("samples", "weights", "layout", "data", "settings")
+        return {**super().state_dict(), "triplets": {key: self.metadata.get(key) for key in kept}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume on other triplets than the checkpoint was trained on."""
         super().load_state_dict(state_dict)
-        if self._resuming():
+        if self._fitting():
+            self._strange_weights = []
             self._refuse(self._differences(state_dict["triplets"], "checkpoint"))
 
     def _expected(self, utterances: list[Utterance], backbone: nn.Module | None) -> dict[str, Any]:
@@ -160,11 +166,11 @@ class TripletData(FrameDataModule):
 
     def _check(self, utterances: list[Utterance]) -> None:
         backbone = self._backbone()
-        expected = self._expected(utterances, backbone)
-        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        if backbone is not None and fitting and not self._resuming():
-            expected["weights"] = weights_hash(backbone)
-        self._refuse(self._differences(expected, "here"))
+        self._refuse(self._differences(self._expected(utterances, backbone), "here"))
+        # A resumed run gets the checkpoint's weights later than this, so strange ones may only be refused once training
+        # asks for batches; in between, load_state_dict takes the checkpoint's word for the reference instead.
+        weights = {"weights": weights_hash(backbone)} if backbone is not None and self._fitting() else {}
+        self._strange_weights = self._differences(weights, "here")
 
     def _differences(self, wanted: dict[str, Any], who: str) -> list[str]:
         found = {key: self.metadata.get(key) for key in wanted}
@@ -182,9 +188,8 @@ class TripletData(FrameDataModule):
     def _backbone(self) -> Backbone | None:
         return getattr(getattr(self.trainer, "lightning_module", None), "backbone", None)
 
-    def _resuming(self) -> bool:
-        trainer = self.trainer
-        return trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.ckpt_path is not None
+    def _fitting(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def _place(self) -> tuple[Path, list[Utterance]]:
         """The file and the utterances it is made of; a rehearsal (fast_dev_run) is not worth hours of sampling."""

@@ -1,7 +1,7 @@
 """Utterances and triplets on disk: Parquet for tokens, JSONL for people, fingerprints for what belongs together."""
 
 from seaalign.storage.columns import read_metadata
-from seaalign.storage.fingerprint import data_hash, layout_of, weights_hash
+from seaalign.storage.fingerprint import data_hash, layout_of, samples_hash, weights_hash
 from seaalign.storage.manifest import read_manifest
 from seaalign.storage.parquet import read_triplets, read_utterances, write_triplets, write_utterances
 from seaalign.storage.rows import Refused
@@ -14,6 +14,7 @@ __all__ = [
     "read_metadata",
     "read_triplets",
     "read_utterances",
+    "samples_hash",
     "weights_hash",
     "write_triplets",
     "write_utterances",

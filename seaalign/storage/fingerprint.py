@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from seaalign.records import Utterance
+from seaalign.records import Triplet, Utterance
 
 
 def _update(digest: hashlib.blake2b, name: str, value: Tensor | None) -> None:
@@ -73,4 +73,18 @@ def data_hash(utterances: Iterable[Utterance]) -> str:
         _update(digest, "tokens", utterance.tokens)
         _update(digest, "style", None if style is None else style.tokens)
         _update(digest, "style_text", None if style is None else style.text)
+    return digest.hexdigest()
+
+
+def samples_hash(triplets: Iterable[Triplet]) -> str:
+    """Fingerprint of the completions of triplets, in any order.
+
+    Returns:
+        32 hex digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for triplet in sorted(triplets, key=lambda item: item.id):
+        digest.update(f"{triplet.id}|{triplet.ended}\n".encode())
+        for tokens in triplet.completions():
+            _update(digest, "tokens", tokens)
     return digest.hexdigest()
