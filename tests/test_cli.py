@@ -233,6 +233,12 @@ def test_check_runs_the_contract_on_the_data(config: Any, capsys: Any) -> None:
     assert "stepwise == teacher forced" in capsys.readouterr().out
 
 
+def test_check_says_when_the_data_do_not_suffice(config: Any, speech: Path, capsys: Any) -> None:
+    write_utterances(speech, [Utterance("short", Prompt([1]), torch.tensor([1, 2]))])
+    assert seaalign("check", "--config", config()) == 1
+    assert "the longest row of speech has 2 frames" in capsys.readouterr().err
+
+
 class CtrlC(Callback):
     """Somebody presses it after the first batch."""
 

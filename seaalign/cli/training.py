@@ -91,6 +91,8 @@ class Check(Training):
             )
         except BackboneError as fault:
             sys.exit(f"{type(backbone).__name__} breaks the contract: {fault}")
+        except ValueError as fault:
+            sys.exit(f"seaalign check could not be carried out on the first utterances of the data: {fault}")
         print(report)
 
 

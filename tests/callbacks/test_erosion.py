@@ -157,7 +157,7 @@ class Careless(torch.nn.Module):
         self.seen: list[tuple[bool, bool]] = []
 
     def sample(self, given: Any, n: int, max_len: int, generator: torch.Generator, **how: Any) -> Speech:
-        self.kept = torch.ones(4) if self.kept is None else self.kept
+        self.kept = torch.ones(4)
         self.seen.append((self.training, torch.is_grad_enabled()))
         return Speech.pack(torch.randint(0, VOCAB, (len(given) * n, max_len)))
 
