@@ -174,6 +174,13 @@ def test_a_careless_policy_is_put_in_eval_mode_seeded_and_given_back_as_it_was(q
     assert len({json.dumps({key: m[key] for key in ("entropy", "repetition")}) for m in watch.history}) == 1
 
 
+def test_what_a_policy_keeps_from_trainer_validate_can_still_be_trained_with(quiet_trainer: Any) -> None:
+    module = Stranger(Careless())
+    quiet_trainer(callbacks=[monitor()]).validate(module, verbose=False)  # Lightning does this in inference mode
+    quiet_trainer(max_epochs=1).fit(module)
+    assert not torch.equal(module.inner["policy"].weight, torch.ones(4))
+
+
 @pytest.mark.parametrize("stop", [True, False])
 def test_a_decline_after_the_peak_is_flagged_with_its_values_and_can_stop(quiet_trainer: Any, stop: bool) -> None:
     watch = ErosionMonitor(
