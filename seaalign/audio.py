@@ -1,7 +1,7 @@
 """The one door to torchaudio, speechbrain and soundfile: nothing else in seaalign imports them.
 
-torchaudio is compiled against one line of torch releases, so a fresh environment can hold a pair that does not load. Every
-other part of the library works without it; what needs sound asks here and is told exactly what to install.
+torchaudio is compiled against one line of torch releases, so a fresh environment can hold a pair that does not load.
+Every other part of the library works without it; what needs sound asks here and is told exactly what to install.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ FLOOR = 1e-5
 def _door(name: str, install: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:  # absent, built for another torch, for another CUDA
         raise ImportError(
-            f"{name} cannot be loaded beside torch {torch.__version__} ({type(error).__name__}: {error}). Install: {install}"
+            f"{name} cannot be loaded beside torch {torch.__version__} ({type(error).__name__}: {error}). "
+            f"Install: {install}"
         ) from error
 
 
@@ -35,7 +36,7 @@ def torchaudio() -> ModuleType:
     """Return torchaudio.
 
     Raises:
-        ImportError: It is missing or was built for another torch; the message holds the command that installs a fitting pair.
+        ImportError: Missing, or built for another torch; the message holds the command that installs a fitting pair.
     """
     return _door("torchaudio", _PAIR)
 
@@ -101,7 +102,8 @@ def check(waveform: Tensor, name: str = "waveform") -> None:
         raise ValueError(f"{name} holds 0 samples: drop the row or re-export the file")
     wrong = int((~torch.isfinite(waveform)).sum())
     if wrong:
-        raise ValueError(f"{name} holds {wrong} NaN or infinite of {waveform.numel()} samples: re-export the file or drop the row")
+        count = waveform.numel()
+        raise ValueError(f"{name} holds {wrong} NaN or infinite of {count} samples: re-export the file or drop the row")
 
 
 def save(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> int:
@@ -124,7 +126,8 @@ def save(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> int:
     clipped = int((waveform.abs() > 1).sum())
     if clipped:
         peak = float(waveform.abs().max())
-        warnings.warn(f"{target}: {clipped} samples clipped (peak {peak:.2f}): scale the waveform to avoid it", stacklevel=2)
+        message = f"{target}: {clipped} samples clipped (peak {peak:.2f}): scale the waveform to avoid it"
+        warnings.warn(message, stacklevel=2)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -151,7 +154,9 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
 @lru_cache(maxsize=8)
 def _mel(rate: int, n_mels: int, frame_rate: int) -> torch.nn.Module:
     if rate % frame_rate:
-        raise ValueError(f"{frame_rate} frames a second do not divide {rate} Hz: resample first or choose another frame rate")
+        raise ValueError(
+            f"{frame_rate} frames a second do not divide {rate} Hz: resample, or choose another frame rate"
+        )
     # 32 ms, up to the next power of two: 256 at 8 kHz, 512 at 16 kHz, 1024 at 24 kHz.
     n_fft = 1 << (int(0.032 * rate) - 1).bit_length()
     return torchaudio().transforms.MelSpectrogram(

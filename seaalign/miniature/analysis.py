@@ -22,7 +22,7 @@ FRAME_RATE = RATE // HOP
 
 
 class Frames(NamedTuple):
-    """Measurements every 10 ms: log mel (F, N_MELS), F0 in Hz, 0 where unvoiced (F,), and word spans (n, 2) in frames."""
+    """Measurements every 10 ms: log mel (F, N_MELS), F0 in Hz, 0 where unvoiced (F,); word spans (n, 2) in frames."""
 
     mel: Tensor
     f0: Tensor
@@ -35,9 +35,7 @@ class Frames(NamedTuple):
         return ((t >= self.spans[:, 0]) & (t < self.spans[:, 1])).any(dim=1)
 
 
-def analyse(
-    waveforms: Sequence[Tensor], rate: int = RATE, f0: Sequence[Tensor | None] | None = None
-) -> list[Frames]:
+def analyse(waveforms: Sequence[Tensor], rate: int = RATE, f0: Sequence[Tensor | None] | None = None) -> list[Frames]:
     """Measure utterances.
 
     Args:
@@ -56,7 +54,7 @@ def analyse(
     for i, waveform in enumerate(waveforms):
         check(waveform, f"waveform {i}")
     waves = [resample(waveform, rate, RATE) for waveform in waveforms]
-    contours = list(f0) if f0 is not None else [None] * len(waves)
+    contours: list[Tensor | None] = list(f0) if f0 is not None else [None] * len(waves)
     unknown = [i for i, contour in enumerate(contours) if contour is None]
     if unknown:
         # A pitch frame is centred half a hop after a mel frame of the same number; half a hop of silence aligns them.
@@ -64,11 +62,11 @@ def analyse(
         for i, contour in zip(unknown, pitch(shifted, RATE, frame_rate=FRAME_RATE), strict=True):
             contours[i] = contour
     rows = []
-    for wave, contour in zip(waves, contours, strict=True):
+    for wave, known in zip(waves, contours, strict=True):
         mel = log_mel(wave, RATE, N_MELS, FRAME_RATE)
         fitted = torch.zeros(len(mel))
-        if contour is not None:
-            fitted[: len(contour)] = contour[: len(mel)]
+        if known is not None:
+            fitted[: len(known)] = known[: len(mel)]
         rows.append(Frames(mel, fitted, word_spans(wave)))
     return rows
 
@@ -88,7 +86,7 @@ def word_spans(waveform: Tensor, pause_ms: int = PAUSE_MS, silence_db: float = S
     level = 10 * torch.log10(padded.square().mean(dim=1) + 1e-12)
     loud = float(torch.quantile(level, 0.95))
     if loud < -90:
-        raise ValueError(f"the waveform is silent (95 % of it below {loud:.0f} dB): drop the row or check the recording")
+        raise ValueError(f"the waveform is silent (95 % of it below {loud:.0f} dB): drop the row, check the recording")
     sound = torch.nonzero(level > loud - silence_db)[:, 0]
     gaps = torch.nonzero(torch.diff(sound) > pause_ms * FRAME_RATE / 1000)[:, 0]
     starts = torch.cat([sound[:1], sound[gaps + 1]])

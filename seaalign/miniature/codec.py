@@ -1,13 +1,14 @@
 """Speech tokens whose factors are known: what is said times how high it is said, and back to sound.
 
-A token is content * 6 + prosody, or the pause. Content is a k-means code of the mel spectrum relative to the speaker's mean;
-prosody is 0 for unvoiced, else 1..5 for the F0 relative to the speaker's median (quantiles of the fitted speech). A
-silence of at least `PAUSE_MS` between words becomes exactly one pause token, whatever its length, and nothing else
-does: n words of the miniature hold n - 1 pauses.
+A token is content * 6 + prosody, or the pause. Content is a k-means code of the mel spectrum relative to the speaker's
+mean; prosody is 0 for unvoiced, else 1..5 for the F0 relative to the speaker's median (quintiles of the expressive
+speech). A silence between words becomes exactly one pause token, whatever its length, and nothing else does: n words of
+the miniature hold n - 1 pauses (`seaalign.miniature.analysis.word_spans`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -25,8 +26,11 @@ CLASSES = 6
 PAUSE_SECONDS = 0.2
 """How long a pause token sounds."""
 _CEPSTRA = 20
+_EDGE = 3  # frames of silence before the first and after the last token
+_LOG_FLOOR = math.log(FLOOR)
 _SPREAD = 2.0
 _SEMITONES = 3.0
+_SEMITONES_PER_NEPER = 12 / math.log(2)
 
 
 class Codec(nn.Module):
@@ -84,7 +88,9 @@ class Codec(nn.Module):
         speech = tokens != self.pause
         return int((speech & ~torch.cat([torch.tensor([False]), speech[:-1]])).sum())
 
-    def timbre(self, waveforms: Sequence[Tensor], rate: int = RATE, f0: Sequence[Tensor | None] | None = None) -> Tensor:
+    def timbre(
+        self, waveforms: Sequence[Tensor], rate: int = RATE, f0: Sequence[Tensor | None] | None = None
+    ) -> Tensor:
         """Timbre vector (41,) of one speaker, pooled over reference waveforms."""
         return timbre(analyse(waveforms, rate, f0))
 
@@ -100,8 +106,8 @@ class Codec(nn.Module):
         Args:
             waveforms: Samples (T,) each.
             rate: Their rate (Hz).
-            timbres: Timbre of each waveform's speaker (B, 41), to which mel and F0 are relative; None takes the waveform's
-                own, which is less stable for one or two words.
+            timbres: Timbre of each waveform's speaker (B, 41), to which mel and F0 are relative; None takes the
+                waveform's own, which is less stable for one or two words.
             f0: Known contours in Hz at 100 frames a second; None measures them.
 
         Raises:
@@ -114,7 +120,7 @@ class Codec(nn.Module):
     def tokenize(self, frames: Frames, row: Tensor) -> Tensor:
         """Tokens (N,) of one analysed utterance relative to a timbre (41,)."""
         if not bool(self.centroids.any()):
-            raise ValueError("this codec has not been fitted: call seaalign.miniature.codec_fit.fit, or load a saved one")
+            raise ValueError("this codec has not been fitted: call seaalign.miniature.codec_fit.fit or Codec.load")
         mel, pitch, voiced, place = self.windows(frames, row)
         content = torch.cdist((mel - self.mean) @ self.basis, self.centroids).argmin(dim=1)
         prosody = torch.where(voiced, torch.bucketize(pitch, self.edges) + 1, 0)
@@ -126,17 +132,31 @@ class Codec(nn.Module):
         """Cut words into token windows.
 
         Returns:
-            Mel relative to the speaker (W, stack * N_MELS), semitones from the speaker's median F0 (W,), voiced or not (W,), and for
-            each token of the string whether it is a window or a pause (N,).
+            Mel relative to the speaker (W, stack * N_MELS), semitones from the speaker's median F0 (W,), voiced or not
+            (W,), and for each token of the string whether it is a window, not a pause (N,).
         """
+        mel, semitones, voiced, place = self._cut(frames, row)
+        count = voiced.sum(dim=1)
+        return mel.flatten(1), semitones.sum(dim=1) / count.clamp(min=1), 2 * count >= self.stack, place
+
+    def targets(self, frames: Frames, row: Tensor) -> tuple[Tensor, Tensor]:
+        """What the flow should produce for each token, and the weight of each number (N, channels)."""
+        mel, semitones, voiced, place = self._cut(frames, row)
+        values = [mel / _SPREAD, semitones[..., None] / _SEMITONES, 2.0 * voiced[..., None] - 1]
+        # F0 and voicing are 2 of 42 numbers but half of what a listener needs.
+        weights = [torch.ones_like(mel), 10.0 * voiced[..., None], torch.full_like(values[2], 3.0)]
+        target, weight = torch.zeros(2, len(place), self.flow.channels)
+        target[place], weight[place] = (torch.cat(parts, dim=-1).flatten(1) for parts in (values, weights))
+        return target, weight
+
+    def _cut(self, frames: Frames, row: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Windows of relative mel (W, stack, N_MELS), relative F0, voicing (W, stack), and their places (N,)."""
         index = [span_windows(int(a), int(b), self.stack) for a, b in frames.spans]
         place = torch.cat([torch.tensor([*[True] * len(w), False]) for w in index])[:-1]
         windows = torch.cat(index).clamp(max=len(frames.mel) - 1)
-        mel = (frames.mel[windows] - row[:N_MELS]).flatten(1)
         f0 = frames.f0[windows]
-        count = (f0 > 0).sum(dim=1)
-        semitones = torch.where(f0 > 0, 12 * (torch.log2(f0.clamp(min=1)) - row[N_MELS] / 0.6931471805599453), 0.0)
-        return mel, semitones.sum(dim=1) / count.clamp(min=1), 2 * count >= self.stack, place
+        semitones = _SEMITONES_PER_NEPER * (f0.clamp(min=1).log() - row[N_MELS])
+        return frames.mel[windows] - row[:N_MELS], torch.where(f0 > 0, semitones, 0.0), f0 > 0, place
 
     def condition(self, tokens: Sequence[Tensor], timbres: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pad token strings to what `Flow` takes: content, prosody (B, N), timbre (B, 41), mask (B, N)."""
@@ -145,7 +165,7 @@ class Codec(nn.Module):
         return self.content(padded), self.prosody(padded), _scaled(timbres), mask.float()
 
     @torch.no_grad()
-    def decode(self, tokens: Sequence[Tensor], timbres: Tensor, steps: int = 4, seed: int = 0) -> list[Tensor]:
+    def decode(self, tokens: Sequence[Tensor], timbres: Tensor, steps: int = 2, seed: int = 0) -> list[Tensor]:
         """Waveforms at 8 kHz of token strings in given timbres; the same seed gives the same sound.
 
         Args:
@@ -165,7 +185,7 @@ class Codec(nn.Module):
         noise = self.temperature * steady_noise(length * channels, seed).view(length, channels)
         x = self.flow.integrate(noise.expand(len(tokens), -1, -1), steps, *condition)
         pairs = [self._expand(x[i, : len(row)], row, timbres[i]) for i, row in enumerate(tokens)]
-        mel = nn.utils.rnn.pad_sequence([m for m, _ in pairs], batch_first=True, padding_value=_log_floor())
+        mel = nn.utils.rnn.pad_sequence([m for m, _ in pairs], batch_first=True, padding_value=_LOG_FLOOR)
         f0 = nn.utils.rnn.pad_sequence([p for _, p in pairs], batch_first=True)
         waves = vocode(mel, f0, seed)
         return [wave[: (len(m) - 1) * HOP].clamp(-1, 1) for wave, (m, _) in zip(waves, pairs, strict=True)]
@@ -174,30 +194,15 @@ class Codec(nn.Module):
         """Frames of mel (F, N_MELS) and F0 (F,) of one row; pauses become silence of `PAUSE_SECONDS`."""
         frames = x.view(len(tokens), self.stack, N_MELS + 2)
         mel = frames[..., :N_MELS] * _SPREAD + row[:N_MELS]
-        f0 = torch.exp(row[N_MELS] + (frames[..., N_MELS] * _SEMITONES).clamp(-12, 12) * 0.05776226504666211)
+        semitones = (frames[..., N_MELS] * _SEMITONES).clamp(-12, 12)
+        f0 = torch.exp(row[N_MELS] + semitones / _SEMITONES_PER_NEPER)
         f0 = torch.where(frames[..., N_MELS + 1] > 0, f0, 0.0)
         silence = round(PAUSE_SECONDS * FRAME_RATE)
-        quiet = torch.full((silence, N_MELS), _log_floor())
-        edge = torch.full((3, N_MELS), _log_floor())
-        stop = (tokens == self.pause).tolist()
-        mels = [edge, *[quiet if pause else mel[i] for i, pause in enumerate(stop)], edge]
-        f0s = [torch.zeros(3), *[torch.zeros(silence) if pause else f0[i] for i, pause in enumerate(stop)], torch.zeros(3)]
-        return torch.cat(mels), torch.cat(f0s)
-
-    def targets(self, frames: Frames, row: Tensor) -> tuple[Tensor, Tensor]:
-        """What the flow should produce for each token, and the weight of each number (N, channels)."""
-        index = torch.cat([span_windows(int(a), int(b), self.stack) for a, b in frames.spans]).clamp(max=len(frames.mel) - 1)
-        place = self.windows(frames, row)[3]
-        f0 = frames.f0[index]
-        voiced = (f0 > 0).float()
-        lf0 = torch.where(f0 > 0, 12 * (torch.log2(f0.clamp(min=1)) - row[N_MELS] / 0.6931471805599453) / _SEMITONES, 0.0)
-        mel = (frames.mel[index] - row[:N_MELS]) / _SPREAD
-        values = torch.cat([mel, lf0[..., None], 2 * voiced[..., None] - 1], dim=-1).flatten(1)
-        # F0 and voicing are 2 of 42 numbers but half of what a listener needs.
-        weights = torch.cat([torch.ones_like(mel), 10 * voiced[..., None], 3 * torch.ones_like(f0[..., None])], dim=-1).flatten(1)
-        target, weight = torch.zeros(len(place), values.shape[1]), torch.zeros(len(place), values.shape[1])
-        target[place], weight[place] = values, weights
-        return target, weight
+        quiet, mute = torch.full((silence, N_MELS), _LOG_FLOOR), torch.zeros(silence)
+        pauses = (tokens == self.pause).tolist()
+        mels = [quiet if pause else mel[i] for i, pause in enumerate(pauses)]
+        f0s = [mute if pause else f0[i] for i, pause in enumerate(pauses)]
+        return torch.cat([quiet[:_EDGE], *mels, quiet[:_EDGE]]), torch.cat([mute[:_EDGE], *f0s, mute[:_EDGE]])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write settings and weights, tensors and numbers only; `Codec.load` reads them back."""
@@ -225,7 +230,3 @@ def span_windows(start: int, end: int, stack: int) -> Tensor:
 def _scaled(timbres: Tensor) -> Tensor:
     """Timbres with roughly unit spread."""
     return torch.cat([(timbres[:, :N_MELS] + 5) / 2, (timbres[:, N_MELS:] - 4.9) * 3], dim=1)
-
-
-def _log_floor() -> float:
-    return float(torch.log(torch.tensor(FLOOR)))

@@ -26,7 +26,7 @@ def fit(
     steps: int = 400,
     batch: int = 24,
     crop: int = 48,
-    lr: float = 2e-3,
+    lr: float = 3e-3,
     seed: int = 0,
     progress: Progress = iter,
 ) -> list[float]:
@@ -54,6 +54,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     fit_tokens(codec, frames, timbres, generator)
     draw_weights(codec.flow, generator)
+    _place_codes(codec, generator)
     pool = _crops(codec, frames, timbres)
     optimizer = torch.optim.AdamW(codec.flow.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
@@ -95,7 +96,7 @@ def fit_tokens(codec: Codec, frames: Sequence[Frames], timbres: Tensor, generato
 
 
 def kmeans(points: Tensor, k: int, generator: torch.Generator, rounds: int = 20, most: int = 20_000) -> Tensor:
-    """Centroids (k, D) of points (N, D) by Lloyd's algorithm from a random subset; an empty cluster takes a random point.
+    """Centroids (k, D) of points (N, D) by Lloyd's algorithm; an empty cluster takes a random point.
 
     >>> points = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
     >>> sorted(round(float(c), 2) for c in kmeans(points, 2, torch.Generator().manual_seed(1)))
@@ -110,6 +111,15 @@ def kmeans(points: Tensor, k: int, generator: torch.Generator, rounds: int = 20,
         spare = points[torch.randint(len(points), (k,), generator=generator)]
         centroids = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], spare)
     return centroids
+
+
+@torch.no_grad()
+def _place_codes(codec: Codec, generator: torch.Generator) -> None:
+    """Start the embeddings where their centroids lie, so that the decoder need not learn which codes sound alike."""
+    place = (codec.centroids - codec.centroids.mean(dim=0)) / codec.centroids.std(dim=0).mean().clamp(min=1e-6)
+    table = codec.flow.content.weight[: codec.codes]
+    directions = torch.randn(place.shape[1], table.shape[1], generator=generator) * place.shape[1] ** -0.5
+    table.mul_(0.3).add_(place @ directions)
 
 
 def _crops(codec: Codec, frames: Sequence[Frames], timbres: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -1,8 +1,8 @@
 """The recogniser that judges: waveform to words, by convolutions and CTC.
 
-Judges learn from recordings and voices that neither the tokenizer nor the language model has heard, natural and vocoded. A
-judge that has heard people only takes flawless synthetic speech for nonsense and would turn every comparison upside
-down. Train two with different seeds and sizes, and let the second only report.
+Judges learn from recordings and voices that neither the tokenizer nor the language model has heard, natural and
+vocoded. A judge that has heard people only takes flawless synthetic speech for nonsense and would turn every comparison
+upside down. Train two with different seeds and sizes, and let the second only report.
 
 Source: Graves et al., Connectionist Temporal Classification (2006).
 """
@@ -111,14 +111,12 @@ def level(mel: Tensor) -> Tensor:
 
 
 def vocoded(spoken: Sequence[Spoken], seed: int = 0) -> list[Tensor]:
-    """Each utterance analysed and resynthesised by the vocoder, every second one with a smoothed spectrum.
+    """Each utterance resynthesised by the vocoder, every second one with its spectrum smoothed.
 
-    Decoded speech is smoother than natural speech; a judge that never heard that would punish the decoder, not the words.
+    """Log mel (F, N_MELS) without gain and colour of the recording: band means over its louder half are zero."""
     """
     waves = []
-    for i, (one, frames) in enumerate(
-        zip(spoken, analyse([s.waveform for s in spoken], f0=[s.f0 for s in spoken]), strict=True)
-    ):
+    for i, frames in enumerate(analyse([s.waveform for s in spoken], f0=[s.f0 for s in spoken])):
         mel = frames.mel
         if i % 2:
             mel = F.avg_pool1d(F.pad(mel.T[None], (1, 1), mode="replicate"), 3, stride=1)[0].T

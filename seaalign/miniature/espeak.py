@@ -1,7 +1,7 @@
 """Flat synthetic digits: eSpeak NG with its intonation range set to zero, if the program or its library is installed.
 
-It is optional (the program is GPL-3 and runs as a separate process; `espeakng-loader` brings the same library as a wheel) and it is
-never downloaded from here. Voices for the language model's data and voices for the judges do not overlap.
+It is optional (GPL-3; the program runs as a separate process, `espeakng-loader` brings it as a library) and it is never
+downloaded from here. Voices for the language model's data and voices for the judges do not overlap.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def render(ssml: str, voice: str, speed: int) -> Tensor:
     way = available()
     if way is None:
         raise ImportError(
-            'eSpeak NG is not installed: pip install "seaalign[espeak]", or the espeak-ng program of your system, or use '
-            "the embedded voice's flat mode"
+            'eSpeak NG is not installed: pip install "seaalign[espeak]", or the espeak-ng program of your system, '
+            "or use the embedded voice's flat mode"
         )
     samples, rate = _program(ssml, voice, speed) if way == "program" else _library(ssml, voice, speed)
     if samples.numel() == 0:
@@ -98,7 +98,8 @@ def _program(ssml: str, voice: str, speed: int) -> tuple[Tensor, int]:
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-m", "--stdout", ssml]
     done = subprocess.run(command, capture_output=True, timeout=30, check=False)
     if done.returncode or not done.stdout:
-        raise ValueError(f"eSpeak NG refused voice {voice!r}: {done.stderr.decode(errors='replace').strip() or 'no output'}")
+        reason = done.stderr.decode(errors="replace").strip() or "no output"
+        raise ValueError(f"eSpeak NG refused voice {voice!r}: {reason}; see `espeak-ng --voices` for those it has")
     with wave.open(io.BytesIO(done.stdout)) as file:
         rate = file.getframerate()
         # Written to a pipe, the header cannot know the length: take what is there.

@@ -24,6 +24,7 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        """Map (B, N, width) to the same shape; mask (B, N, 1)."""
         inner = self.conv((self.norm(h) * mask).transpose(1, 2)).transpose(1, 2)
         return (h + self.out(F.gelu(inner))) * mask
 
@@ -50,7 +51,7 @@ class Flow(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
 
     def forward(self, x_t: Tensor, t: Tensor, content: Tensor, prosody: Tensor, timbre: Tensor, mask: Tensor) -> Tensor:
-        """Clean target (B, N, channels) from a noisy one (B, N, channels) at time t (B,); mask (B, N) is 1 on tokens."""
+        """Clean target (B, N, channels) from a noisy one of that shape at time t (B,); mask (B, N) is 1 on tokens."""
         keep = mask[..., None]
         time = t[:, None, None].expand(*x_t.shape[:2], 1)
         h = self.noisy(torch.cat([x_t, time], dim=-1)) + self.content(content) + self.prosody(prosody)

@@ -1,7 +1,7 @@
 """People who do exist: recorded English digits, and strings of them with known words and pauses.
 
-The corpus is the Free Spoken Digit Dataset (CC BY-SA 4.0, six men, 8 kHz), read from a folder; nothing is downloaded. A string
-is spliced from recordings of one speaker, so that its prosody is that of words, not of sentences.
+The corpus is the Free Spoken Digit Dataset (CC BY-SA 4.0, six men, 8 kHz), read from a folder; nothing is downloaded. A
+string is spliced from recordings of one speaker, so that its prosody is that of words, not of sentences.
 
 Takes 0-4 are for testing, 5-24 for the tokenizer and the language model, 25-49 for the judges alone.
 """
@@ -142,5 +142,6 @@ def splice(
     active = torch.cat(list(recordings))
     waveform = waveform * (LEVEL / active.square().mean().sqrt().clamp(min=1e-6))
     # A few loud samples are bent rather than clipped.
-    waveform = torch.where(waveform.abs() > 0.8, torch.sign(waveform) * (1 - 0.04 / waveform.abs().clamp(min=0.2)), waveform)
+    bent = torch.sign(waveform) * (1 - 0.16 / waveform.abs().clamp(min=0.8))
+    waveform = torch.where(waveform.abs() > 0.8, bent, waveform)
     return Spoken(tuple(int(w) for w in words), waveform.clamp(-1, 1), RATE, speaker, source, torch.tensor(bounds))

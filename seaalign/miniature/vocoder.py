@@ -127,7 +127,8 @@ def vocode(mel: Tensor, f0: Tensor, seed: int = 0) -> Tensor:
     bank, spread = _bands(N_MELS)
     power = torch.einsum("bnf,nm->bmf", excitation.abs() ** 2, bank)
     # Between two resolved harmonics a band is empty: without a bound its gain would explode.
-    power = torch.maximum(power, 0.1 * power.mean(dim=1, keepdim=True) * bank.sum(0)[None, :, None] / bank.sum(0).mean())
+    even = (bank.sum(0) / bank.sum(0).mean())[None, :, None] * power.mean(dim=1, keepdim=True)
+    power = torch.maximum(power, 0.1 * even)
     wanted = (mel.exp() - FLOOR).clamp(min=0).transpose(1, 2)
     gain = torch.sqrt(wanted / power)
     return istft(excitation * torch.einsum("bmf,mn->bnf", gain, spread), (f0.shape[1] - 1) * HOP)

@@ -21,7 +21,7 @@ from seaalign.miniature.vocoder import N_FFT, istft, pulses, stft
 
 
 class Phone(NamedTuple):
-    """Targets of one segment: duration (ms), formants (Hz), levels of voice and noise (1 = a full vowel), noise band (Hz)."""
+    """Targets of one segment: duration (ms), formants (Hz), levels of voice and noise (1: a full vowel), noise band."""
 
     ms: int
     f1: int
@@ -78,7 +78,7 @@ SPEAKERS = {
 
 
 def _strangers(count: int) -> dict[str, Speaker]:
-    """People spread evenly over what voices can be (a rank-1 lattice, so no two are alike); short tracts speak higher."""
+    """People spread evenly over what voices can be (a rank-1 lattice: no two alike); short tracts speak higher."""
     people = {}
     for i in range(count):
         a, b, c, d, e = ((0.5 + (i + 1) * step) % 1.0 for step in (0.618034, 0.754878, 0.569840, 0.819173, 0.430160))
