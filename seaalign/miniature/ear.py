@@ -113,7 +113,7 @@ def level(mel: Tensor) -> Tensor:
 def vocoded(spoken: Sequence[Spoken], seed: int = 0) -> list[Tensor]:
     """Each utterance resynthesised by the vocoder, every second one with its spectrum smoothed.
 
-    """Log mel (F, N_MELS) without gain and colour of the recording: band means over its louder half are zero."""
+    Decoded speech is smoother than natural speech; a judge that never heard that would punish the decoder for it.
     """
     waves = []
     for i, frames in enumerate(analyse([s.waveform for s in spoken], f0=[s.f0 for s in spoken])):

@@ -3,7 +3,7 @@
 Statistics of an utterance (mean and spread of each mel band, mean log F0) are projected so that people differ
 most and utterances of one person least; the cosine of two projections is their similarity.
 
-Source: Fisher, The Use of Multiple Measurements in Taxonomic Problems (1936), with the within-speaker covariance shrunk.
+Source: Fisher, The Use of Multiple Measurements in Taxonomic Problems (1936), its within-speaker covariance shrunk.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Speakers:
         between = (centres - centres.mean(dim=0)).double() @ whiten
         variance, turn = torch.linalg.eigh(between.T @ between / len(names))
         keep = slice(-min(most, len(names) - 1), None)
-        # Between-speaker variance in units of the within-speaker one. Unscaled, the one direction in which people differ
-        # most (F0) would decide the cosine alone; directions in which they hardly differ count by their reliability.
+        # Between-speaker variance in units of the within-speaker one. Unscaled, the one direction in which people
+        # differ most (F0) would decide the cosine alone; directions that hardly differ count by their reliability.
         ratio = variance[keep].clamp(min=0)
         scale = ratio / (ratio + 1) ** 1.5
         return cls(centres.mean(dim=0), (whiten @ turn[:, keep] * scale).float())
