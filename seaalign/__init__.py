@@ -2,12 +2,13 @@
 
 The flow, each arrow a function call or a file on disk:
 
-    text -> backbone -> candidates -> judge -> pairs / triplets -> dataset -> alignment module -> aligned policy -> report
+    text -> backbone -> candidates -> judge -> pairs / triplets -> dataset -> alignment module -> aligned policy ->
+    report
 
     backbone = MyAdapter(my_model)                                  # seaalign.DecoderOnly: four hooks
     seaalign.testing.check_backbone(backbone, prompts, speech)      # every rule of the contract, checked
-    data = seaalign.TripletData("real.parquet", "triplets.parquet") # style on / style off / real, reference log-probs stored
-    trainer.fit(seaalign.DGSA(backbone, alpha=0.8), data)           # lightning.Trainer
+    data = seaalign.TripletData("real.parquet", "triplets.parquet") # style on / style off / real, reference log-probs
+    stored trainer.fit(seaalign.DGSA(backbone, alpha=0.8), data)           # lightning.Trainer
 
 Names load when they are first used, so importing seaalign costs almost nothing and changes nothing.
 """
@@ -41,7 +42,20 @@ _HOME = {
     "ErosionMonitor": "callbacks",
     "SampleAudio": "callbacks",
 }
-_ROOMS = ("audio", "backbones", "callbacks", "data", "functional", "metrics", "miniature", "modules", "records", "sampling", "storage", "testing")
+_ROOMS = (
+    "audio",
+    "backbones",
+    "callbacks",
+    "data",
+    "functional",
+    "metrics",
+    "miniature",
+    "modules",
+    "records",
+    "sampling",
+    "storage",
+    "testing",
+)
 
 if TYPE_CHECKING:
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported

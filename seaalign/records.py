@@ -1,19 +1,28 @@
 """The nouns of seaalign: prompts, speech tokens, utterances and triplets, with their shapes.
 
-These records are what flows between the stages (see docs/architecture.md). They hold tensors and nothing clever: an adapter, a user's
-own sampler or a data loader can build them in one line. `storage` writes them to Parquet and reads them back.
+These records are what flows between the stages (see docs/architecture.md). They hold tensors and nothing clever: an
+adapter, a user's own sampler or a data loader can build them in one line. `storage` writes them to Parquet and reads
+them back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils import _pytree
+
+Ids: TypeAlias = Tensor | Sequence[Any]
+"""Integer ids: a tensor, or what `torch.as_tensor` makes one of."""
+
+
+def _set(record: Any, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(record, name, value)  # the records are frozen once they are built
 
 
 def _ids(value: Any, name: str, dims: tuple[int, ...]) -> Tensor:
@@ -23,11 +32,13 @@ def _ids(value: Any, name: str, dims: tuple[int, ...]) -> Tensor:
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name} must hold integer ids, got {tensor.dtype}; run the tokenizer first")
     if tensor.dim() not in dims:
-        raise ValueError(f"{name} must have {' or '.join(map(str, dims))} dimension(s), got shape {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name} must have {' or '.join(map(str, dims))} dimension(s), got shape {tuple(tensor.shape)}"
+        )
     return tensor.long()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Style:
     """The style prefix z_style: speech tokens of a reference recording and, where known, its transcript.
 
@@ -43,16 +54,15 @@ class Style:
     tokens: Tensor
     text: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", _ids(self.tokens, "Style.tokens", (1, 2)))
-        if self.text is not None:
-            object.__setattr__(self, "text", _ids(self.text, "Style.text", (1,)))
+    def __init__(self, tokens: Ids, text: Ids | None = None) -> None:
+        words = None if text is None else _ids(text, "Style.text", (1,))
+        _set(self, tokens=_ids(tokens, "Style.tokens", (1, 2)), text=words)
 
     def to(self, device: Any) -> Style:
         return Style(self.tokens.to(device), None if self.text is None else self.text.to(device))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Prompt:
     """What the model is asked to say, in which style and with whose voice.
 
@@ -74,8 +84,8 @@ class Prompt:
     style: Style | None = None
     timbre: Any = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "text", _ids(self.text, "Prompt.text", (1,)))
+    def __init__(self, text: Ids, style: Style | None = None, timbre: Any = None) -> None:
+        _set(self, text=_ids(text, "Prompt.text", (1,)), style=style, timbre=timbre)
         if not len(self.text):
             raise ValueError("Prompt.text is empty: there is nothing to say; drop the row, or check the tokenizer")
 
@@ -88,15 +98,17 @@ class Prompt:
         return Prompt(self.text.to(device), self.style and self.style.to(device), timbre)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Speech:
     """A batch of speech-token rows; the end token is never stored.
 
     Args:
         tokens: (B, T), or (B, T, K) with K codebooks; what lies beyond `lengths` is padding and never looked at.
         lengths: number of real frames per row (B,).
-        ended: (B,) bool, False where sampling was cut at `max_len`: then no end-token term is scored. Default: all True.
-        prompt: (B,) which prompt of the list the row answers; several rows may share one. Default: row b answers prompt b.
+        ended: (B,) bool, False where sampling was cut at `max_len`: then no end-token term is scored. Default: all
+            True.
+        prompt: (B,) which prompt of the list the row answers; several rows may share one. Default: row b answers
+            prompt b.
 
     Raises:
         ValueError: shapes disagree or a length is outside 0..T.
@@ -109,18 +121,15 @@ class Speech:
 
     tokens: Tensor
     lengths: Tensor
-    ended: Tensor = None  # type: ignore[assignment]
-    prompt: Tensor = None  # type: ignore[assignment]
-    _checked: bool = field(default=False, repr=False)
+    ended: Tensor
+    prompt: Tensor
 
-    def __post_init__(self) -> None:
-        if self._checked:
-            return
-        tokens = _ids(self.tokens, "Speech.tokens", (2, 3))
+    def __init__(self, tokens: Ids, lengths: Ids, ended: Any = None, prompt: Any = None) -> None:
+        tokens = _ids(tokens, "Speech.tokens", (2, 3))
         rows, device = len(tokens), tokens.device
-        lengths = torch.as_tensor(self.lengths, device=device).long()
-        ended = torch.ones(rows) if self.ended is None else torch.as_tensor(self.ended)
-        prompt = torch.arange(rows) if self.prompt is None else torch.as_tensor(self.prompt)
+        lengths = torch.as_tensor(lengths, device=device).long()
+        ended = torch.ones(rows) if ended is None else torch.as_tensor(ended)
+        prompt = torch.arange(rows) if prompt is None else torch.as_tensor(prompt)
         for name, value in (("lengths", lengths), ("ended", ended), ("prompt", prompt)):
             if value.shape != (rows,):
                 raise ValueError(f"Speech.{name} must have shape ({rows},) like the rows, got {tuple(value.shape)}")
@@ -128,9 +137,7 @@ class Speech:
             raise ValueError(f"Speech.lengths must lie in 0..{tokens.shape[1]} (T), got {lengths.tolist()}")
         if rows and int(prompt.min()) < 0:  # a list would silently count from its end
             raise ValueError(f"Speech.prompt must hold indices >= 0 into the list of prompts, got {prompt.tolist()}")
-        values = {"tokens": tokens, "lengths": lengths, "ended": ended.to(device, torch.bool), "prompt": prompt.to(device).long()}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        _set(self, tokens=tokens, lengths=lengths, ended=ended.to(device, torch.bool), prompt=prompt.to(device).long())
 
     @classmethod
     def pack(cls, rows: Sequence[Any], ended: Any = None, prompt: Any = None) -> Speech:
@@ -162,11 +169,13 @@ class Speech:
         return Speech(self.tokens[index, :longest], lengths, self.ended[index], self.prompt[index])
 
     def to(self, device: Any) -> Speech:
-        moved = (value.to(device) for value in (self.tokens, self.lengths, self.ended, self.prompt))
-        return Speech(*moved, _checked=True)
+        moved = object.__new__(Speech)  # checked when it was built; checking again would wait for the device
+        names = ("tokens", "lengths", "ended", "prompt")
+        _set(moved, **{name: getattr(self, name).to(device) for name in names})
+        return moved
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Utterance:
     """A recorded or synthetic sentence, ready for training.
 
@@ -182,8 +191,8 @@ class Utterance:
     tokens: Tensor
     source: str = "real"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", _ids(self.tokens, f"tokens of utterance {self.id!r}", (1, 2)))
+    def __init__(self, id: str, prompt: Prompt, tokens: Ids, source: str = "real") -> None:
+        _set(self, id=id, prompt=prompt, tokens=_ids(tokens, f"tokens of utterance {id!r}", (1, 2)), source=source)
         if not len(self.tokens):
             raise ValueError(f"utterance {self.id!r} has no speech tokens; drop it, or check its audio")
 
@@ -197,8 +206,9 @@ class Triplet:
         prompt: the prompt that `expressive` was sampled from; `stable` was sampled from `prompt.plain()`.
         real, expressive, stable: speech tokens (T,) or (T, K).
         ended: did each of the three end by itself (real, expressive, stable)?
-        reference: log-probs per column under the frozen reference policy, one tensor (T+1,) for each of the three, or None. Keys
-            "plain" (scored from the text alone) and, where asked for, "styled" (scored with the style prefix; without `stable`).
+        reference: log-probs per column under the frozen reference policy, one tensor (T+1,) for each of the three, or
+            None. Keys "plain" (scored from the text alone) and, where asked for, "styled" (scored with the style
+            prefix; without `stable`).
     """
 
     id: str

@@ -1,4 +1,7 @@
-"""Adapters: how seaalign reaches a spoken language model. The contract is in `base`; the other files turn a few hooks into it."""
+"""Adapters: how seaalign reaches a spoken language model.
+
+The contract is in `base`; the other files turn a few hooks into it.
+"""
 
 from seaalign.backbones.base import Backbone, Unsupported
 from seaalign.backbones.decoder import DecoderOnly

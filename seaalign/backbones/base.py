@@ -1,8 +1,8 @@
 """The contract that every spoken language model is reached through.
 
-An adapter HOLDS the user's model; the user's model inherits nothing from seaalign. `Backbone` is all that DGSA and TDSC call; the base
-classes beside this file (`StepBackbone`, `DecoderOnly`, `LogitsBackbone`) give the contract for a few short hooks.
-`seaalign.testing.check_backbone` makes the rules executable.
+An adapter HOLDS the user's model; the user's model inherits nothing from seaalign. `Backbone` is all that DGSA and
+TDSC call; the base classes beside this file (`StepBackbone`, `DecoderOnly`, `LogitsBackbone`) give the contract for a
+few short hooks. `seaalign.testing.check_backbone` makes the rules executable.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Backbone(nn.Module):
     """What DGSA and TDSC call. Text ids in, log-probs and speech tokens out.
 
     Attributes:
-        features: which of "style" (the prompt's style prefix changes the score), "timbre" (the speaker is set apart from the tokens),
-            "decode" and "encode" the adapter offers.
+        features: which of "style" (the prompt's style prefix changes the score), "timbre" (the speaker is set apart
+            from the tokens), "decode" and "encode" the adapter offers.
         sampler: the name of the sampling rule, printed in every report ("nucleus" unless `sample` is overridden).
     """
 
@@ -45,8 +45,8 @@ class Backbone(nn.Module):
             speech: B rows; row b answers `prompts[speech.prompt[b]]`.
 
         Returns:
-            (B, T+1): column t = log p of token t; column lengths[b] = log p of the end token, 0 where the row was cut; 0 beyond.
-            `.sum(-1)` is log pi(y|x).
+            (B, T+1): column t = log p of token t; column lengths[b] = log p of the end token, 0 where the row was
+            cut; 0 beyond. `.sum(-1)` is log pi(y|x).
         """
         raise NotImplementedError
 
@@ -70,7 +70,8 @@ class Backbone(nn.Module):
             top_p: nucleus mass.
             max_len: a number or one per row, frames; rows that reach it come back with `ended` False.
             min_len: a number or one per row, frames; the end token is not drawn before.
-            generator: one number is drawn from it per call. The same seed gives the same rows, whatever other prompts are in the call.
+            generator: one number is drawn from it per call. The same seed gives the same rows, whatever other prompts
+                are in the call.
         """
         raise NotImplementedError
 
@@ -91,7 +92,10 @@ class Backbone(nn.Module):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient inside; every submodule's own mode is restored afterwards (some may be frozen in eval on purpose)."""
+    """Eval mode and no gradient inside.
+
+    Every submodule's own mode is restored afterwards: some may be frozen in eval on purpose.
+    """
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:

@@ -24,13 +24,15 @@ class _State(NamedTuple):
 class DecoderOnly(StepBackbone):
     """The contract for a decoder-only model, from four hooks and two names.
 
-    Name `body` (the transformer without its head) and `eos`; write `embed_prompt`, `embed_speech` and `logits`. `body` is called the way
-    Hugging Face models are: `body(inputs_embeds=(B, S, D), attention_mask=(B, S_past + S) or None, position_ids=(B, S),
-    past_key_values=cache or None, use_cache=bool)`, and returns `(hidden (B, S, D), cache)` or an object with `last_hidden_state` and
-    `past_key_values`; so a Hugging Face body is assigned as it is, and any other model gets a method of a few lines. Its attention must
-    be causal. The cache is a Hugging Face cache or any nest of tensors with rows first.
+    Name `body` (the transformer without its head) and `eos`; write `embed_prompt`, `embed_speech` and `logits`.
+    `body` is called the way Hugging Face models are: `body(inputs_embeds=(B, S, D), attention_mask=(B, S_past + S) or
+    None, position_ids=(B, S), past_key_values=cache or None, use_cache=bool)`, and returns `(hidden (B, S, D),
+    cache)` or an object with `last_hidden_state` and `past_key_values`; so a Hugging Face body is assigned as it is,
+    and any other model gets a method of a few lines. Its attention must be causal. The cache is a Hugging Face cache
+    or any nest of tensors with rows first.
 
-    Scoring is one right-padded causal pass without mask or cache: flash attention and gradient checkpointing both apply.
+    Scoring is one right-padded causal pass without mask or cache: flash attention and gradient checkpointing both
+    apply.
 
     Example:
         See examples/your_own_model.py: a complete adapter in under 60 lines.
@@ -40,12 +42,12 @@ class DecoderOnly(StepBackbone):
 
     @abstractmethod
     def embed_prompt(self, prompt: Prompt) -> Tensor:
-        """Everything before the speech, as input embeddings (L, D): text, special tokens, and the style prefix where there is one."""
+        """Everything before the speech, as input embeddings (L, D): text, special tokens, style prefix."""
         raise NotImplementedError
 
     @abstractmethod
     def embed_speech(self, tokens: Tensor, start: int) -> Tensor:
-        """Input embeddings (B, t, D) of speech tokens (B, t[, K]) whose first one is frame `start` of the completion."""
+        """Input embeddings (B, t, D) of speech tokens (B, t[, K]); the first is frame `start` of the completion."""
         raise NotImplementedError
 
     def hidden(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
@@ -53,7 +55,10 @@ class DecoderOnly(StepBackbone):
         heads = [self.embed_prompt(prompt) for prompt in prompts]
         tails = [self.embed_speech(row[None], 0)[0] for row in speech.rows()]
         owners = speech.prompt.tolist()
-        x = pad_sequence([torch.cat([heads[p], tail.to(heads[p].dtype)]) for p, tail in zip(owners, tails, strict=True)], batch_first=True)
+        x = pad_sequence(
+            [torch.cat([heads[p], tail.to(heads[p].dtype)]) for p, tail in zip(owners, tails, strict=True)],
+            batch_first=True,
+        )
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         output, _ = self._call_body(x, None, positions, None, use_cache=False)
         # column t is read where token t is predicted: at the last prompt position for t = 0
@@ -88,7 +93,9 @@ class DecoderOnly(StepBackbone):
             cache = super().select(cache, rows)
         return _State(cache, seen.index_select(0, rows), length.index_select(0, rows), step)
 
-    def _call_body(self, x: Tensor, mask: Tensor | None, positions: Tensor, cache: Any, use_cache: bool) -> tuple[Tensor, Any]:
+    def _call_body(
+        self, x: Tensor, mask: Tensor | None, positions: Tensor, cache: Any, use_cache: bool
+    ) -> tuple[Tensor, Any]:
         output = self.body(
             inputs_embeds=x, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=use_cache
         )

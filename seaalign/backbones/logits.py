@@ -13,7 +13,9 @@ from seaalign.records import Prompt, Speech
 
 
 class LogitsBackbone(StepBackbone):
-    """Write `forward_logits` and name `eos`; everything else follows. No cache: sampling T tokens costs O(T^2), so it is a start, not an end.
+    """Write `forward_logits` and name `eos`; everything else follows.
+
+    There is no cache: sampling T tokens costs O(T^2), so it is a start, not an end.
 
     Example:
         >>> class Unigram(LogitsBackbone):
@@ -27,7 +29,10 @@ class LogitsBackbone(StepBackbone):
 
     @abstractmethod
     def forward_logits(self, prompts: Sequence[Prompt], tokens: Tensor) -> Tensor:
-        """Logits (B, t+1, V) for tokens (B, t[, K]) with one prompt per row; position i predicts token i and must not see it."""
+        """Logits (B, t+1, V) for tokens (B, t[, K]), one prompt per row.
+
+        Position i predicts token i and must not see it.
+        """
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Scoring and sampling, written once in terms of features: the engine under every base class.
 
-Hooks return features rather than logits, so the head runs on real positions only and in chunks, and no (B, T, V) tensor exists.
+Hooks return features rather than logits, so the head runs on real positions only and in chunks, and no (B, T, V)
+tensor exists.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Draw = Callable[..., Tensor]
 
 
 class StepBackbone(Backbone):
-    """Scoring and sampling from four hooks: `prefill`, `extend`, `logits`, and `select` where the state is not a nest of tensors.
+    """Scoring and sampling from three hooks, `prefill`, `extend` and `logits`, and where needed `select`.
 
     Fits recurrent models, encoder-decoders, state-space models, and transformers that keep their own cache.
 
@@ -40,12 +41,21 @@ class StepBackbone(Backbone):
 
     @abstractmethod
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
-        """Read the prompts. Returns the feature that predicts the first token (P, D), and a state with one entry per prompt."""
+        """Read the prompts.
+
+        Returns:
+            The feature that predicts the first token (P, D), and a state with one entry per prompt.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def extend(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any]:
-        """Read tokens (B, t[, K]) after the state. Returns (B, t, D), feature i predicting what follows token i, and the new state."""
+        """Read tokens (B, t[, K]) after the state; t is 1 when sampling and the whole completion when scoring.
+
+        Returns:
+            Features (B, t, D), feature i predicting what follows token i, and the new state. The old state is not used
+            again, so it may be changed in place.
+        """
         raise NotImplementedError
 
     @abstractmethod
@@ -54,24 +64,38 @@ class StepBackbone(Backbone):
         raise NotImplementedError
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        """The state of some rows, repeated where a row is named twice. Default: every tensor is indexed along its first dimension."""
+        """The state of some rows, repeated where a row is named twice.
+
+        By default every tensor of the state is indexed along its first dimension; where rows come second, as in the
+        state of `nn.LSTM`, transpose it in `prefill` and `extend`, or override this.
+        """
         return _pytree.tree_map(lambda leaf: leaf.index_select(0, rows) if isinstance(leaf, Tensor) else leaf, state)
 
     def frame_score(self, features: Tensor, frames: Tensor) -> Tensor:
         """Log-prob (N,) of frames (N[, K]) given features (N, D). An end frame holds `eos` (in every codebook)."""
         if self.codebooks is not None:
-            raise Unsupported(f"{type(self).__name__} has {self.codebooks} codebooks: override frame_score and frame_draw")
+            raise Unsupported(
+                f"{type(self).__name__} has {self.codebooks} codebooks: override frame_score and frame_draw"
+            )
         logits = self.logits(features).float()
         return logits.log_softmax(-1).gather(-1, frames[:, None]).squeeze(-1)
 
     def frame_draw(self, features: Tensor, draw: Draw) -> Tensor:
-        """Draw frames (N[, K]) from features (N, D) with `draw(logits (N, V), book=0) -> ids (N,)`; an end frame has `eos` in book 0."""
+        """Draw frames (N[, K]) from features (N, D) with `draw(logits (N, V), book=0) -> ids (N,)`.
+
+        An end frame has `eos` in book 0; `banned` and the least length act on that book alone.
+        """
         if self.codebooks is not None:
-            raise Unsupported(f"{type(self).__name__} has {self.codebooks} codebooks: override frame_score and frame_draw")
+            raise Unsupported(
+                f"{type(self).__name__} has {self.codebooks} codebooks: override frame_score and frame_draw"
+            )
         return draw(self.logits(features))
 
     def hidden(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
-        """Features (B, T+1, D): column t predicts token t, column lengths[b] the end token. A prompt that rows share is read once."""
+        """Features (B, T+1, D): column t predicts token t, column lengths[b] the end token.
+
+        A prompt that rows share is read once.
+        """
         feature, state = self.prefill(prompts)
         first = feature.index_select(0, speech.prompt)[:, None]
         if not speech.tokens.shape[1]:
@@ -80,7 +104,10 @@ class StepBackbone(Backbone):
         return torch.cat([first, rest], dim=1)
 
     def forward(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
-        """See `Backbone.forward`. The head is applied to real positions only, `chunk` at a time, recomputed in the backward pass."""
+        """See `Backbone.forward`.
+
+        The head is applied to real positions only, `chunk` at a time, and recomputed in the backward pass.
+        """
         speech = speech.to(self._device())
         mask = speech.scored
         frames = torch.full((*mask.shape, *speech.tokens.shape[2:]), self.eos, dtype=torch.long, device=mask.device)
@@ -89,7 +116,7 @@ class StepBackbone(Backbone):
         frames[body] = speech.tokens[real]
         # padding may hold anything: the hooks only ever see real ids
         tokens = speech.tokens * (real if speech.tokens.dim() == 2 else real[..., None])
-        speech = Speech(tokens, speech.lengths, speech.ended, speech.prompt, _checked=True)
+        speech = Speech(tokens, speech.lengths, speech.ended, speech.prompt)
         features = self.hidden([prompt.to(mask.device) for prompt in prompts], speech)[mask]
         scores = self._score(features, frames[mask])
         return torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_scatter(mask, scores)
@@ -129,7 +156,9 @@ class StepBackbone(Backbone):
             keys = row_keys(prompts, n, seed).to(device)
             return self._run(feature.index_select(0, owner), self.select(state, owner), keys, limits, top_p, owner)
 
-    def _run(self, feature: Tensor, state: Any, keys: Tensor, limits: list[Tensor], top_p: float, owner: Tensor) -> Speech:
+    def _run(
+        self, feature: Tensor, state: Any, keys: Tensor, limits: list[Tensor], top_p: float, owner: Tensor
+    ) -> Speech:
         temperature, most, least = limits
         rows, steps = len(owner), int(most.max()) if len(owner) else 0
         books = () if self.codebooks is None else (self.codebooks,)

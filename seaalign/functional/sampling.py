@@ -1,8 +1,8 @@
 """Drawing tokens: nucleus sampling by inverse CDF, and uniforms that depend on the row and the step alone.
 
-A stateful generator hands its numbers out in batch order, so what one row draws would depend on its neighbours, on finished rows and on
-how a job was cut into waves. Here every row owns a 64-bit key and the uniform of step t is a hash of (key, t): a row draws the same
-numbers alone, in company, after compaction and after a restart.
+A stateful generator hands its numbers out in batch order, so what one row draws would depend on its neighbours, on
+finished rows and on how a job was cut into waves. Here every row owns a 64-bit key and the uniform of step t is a
+hash of (key, t): a row draws the same numbers alone, in company, after compaction and after a restart.
 """
 
 from __future__ import annotations
@@ -93,9 +93,10 @@ def nucleus(logits: Tensor, temperature: Tensor, top_p: float, uniform: Tensor) 
     scaled = logits.float() / temperature.float().clamp_min(1e-6)[:, None]
     ranked, order = scaled.sort(dim=-1, descending=True, stable=True)
     share = ranked.softmax(-1).double()
-    mass = share.cumsum(-1)
     # the mass before an id decides whether it is still needed: the first id always is
-    kept = torch.where(mass - share < top_p, mass, 0.0).amax(-1)
-    kept = torch.where(temperature > 0, kept, mass[:, 0])
-    index = torch.searchsorted(mass, (uniform * kept)[:, None], right=True).clamp_max(logits.shape[-1] - 1)
-    return order.gather(-1, index).squeeze(-1)
+    needed = share.cumsum(-1) - share < top_p
+    needed[:, 1:] &= (temperature > 0)[:, None]
+    # inverted in the order of ids, not of ranks: rounding that swaps two nearly equal ranks must not change the draw
+    mass = torch.zeros_like(share).scatter(-1, order, torch.where(needed, share, 0.0)).cumsum(-1)
+    index = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)
+    return index.clamp_max(logits.shape[-1] - 1).squeeze(-1)

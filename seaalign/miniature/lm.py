@@ -1,9 +1,10 @@
 """The text-speech language model of the miniature: a small causal transformer that knows which word it is saying.
 
-A model of this size loses its place: trained on [text | speech] it skips and repeats words, and word errors measure that instead of
-pronunciation. The tokenizer writes an explicit pause token between words, so the number of pauses so far is the index of the word being
-said, known from the prefix of y alone. Each speech position therefore also gets the embedding of its word, of the word after it, and of
-the frames since the word began: p(y_t | y_<t, x) stays an ordinary autoregressive model, with the alignment built in.
+A model of this size loses its place: trained on [text | speech] it skips and repeats words, and word errors measure
+that instead of pronunciation. The tokenizer writes an explicit pause token between words, so the number of pauses so
+far is the index of the word being said, known from the prefix of y alone. Each speech position therefore also gets
+the embedding of its word, of the word after it, and of the frames since the word began: p(y_t | y_<t, x) stays an
+ordinary autoregressive model, with the alignment built in.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones import StepBackbone
+from seaalign.miniature.spoken import RATE
 from seaalign.records import Prompt, Speech
 
 
@@ -48,8 +50,10 @@ class _Layer(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, position: Tensor, mask: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, t, D), mask (B, 1, t, S+t), past keys and values (B, S, D). Returns x and all keys and values (B, S+t, D)."""
+    def forward(
+        self, x: Tensor, position: Tensor, mask: Tensor, past: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, t, D), mask (B, 1, t, S+t), past keys and values (B, S, D) -> x, all keys and values (B, S+t, D)."""
         b, t, d = x.shape
 
         def split(y: Tensor) -> Tensor:
@@ -116,7 +120,7 @@ class TextSpeechLM(StepBackbone):
         self._codec = (codec,)
         if codec is not None:
             self.features = self.features | {"decode", "encode"}
-            self.sample_rate: int = codec.sample_rate
+            self.sample_rate = RATE
 
     def logits(self, features: Tensor) -> Tensor:
         return self.head(self.norm(features))
@@ -187,11 +191,23 @@ class TextSpeechLM(StepBackbone):
         return x, _State(keys, values, seen, position, state.words, word[:, -1], age[:, -1], pause[:, -1])
 
     def decode(self, speech: Speech, timbres: Sequence[Any]) -> list[Tensor]:
-        """Waveforms of the rows, each in its timbre, by the codec."""
+        """Waveforms at 8 kHz of the rows, each in its timbre (41,); a row without tokens is an empty waveform."""
         codec = self._codec[0]
-        return super().decode(speech, timbres) if codec is None else codec.decode(speech.rows(), timbres)
+        if codec is None:
+            return super().decode(speech, timbres)
+        rows = speech.rows()
+        full = [i for i, row in enumerate(rows) if len(row)]
+        waves = [torch.zeros(0)] * len(rows)
+        for i in range(0, len(full), 64):
+            part = full[i : i + 64]
+            made = codec.decode([rows[j] for j in part], torch.stack([torch.as_tensor(timbres[j]) for j in part]))
+            for j, wave in zip(part, made, strict=True):
+                waves[j] = wave
+        return waves
 
     def encode(self, waveforms: Sequence[Tensor], sample_rate: int) -> Speech:
         """Speech tokens of waveforms, by the codec."""
         codec = self._codec[0]
-        return super().encode(waveforms, sample_rate) if codec is None else Speech.pack(codec.encode(waveforms, sample_rate))
+        if codec is None:
+            return super().encode(waveforms, sample_rate)
+        return Speech.pack(codec.encode(waveforms, sample_rate))

@@ -1,0 +1,87 @@
+"""What the demo shows: tables on screen, figures, a results file, and sounds to listen to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from seaalign.audio import save
+from seaalign.demo.evaluate import METRICS, Outcome
+from seaalign.miniature.spoken import WORDS
+
+Summary = dict[str, tuple[float, float]]
+_DIGITS = {"wer": 1, "similarity": 2, "tokens_per_word": 1}
+
+
+def table(title: str, rows: dict[str, Summary], console: Console) -> None:
+    """One row per system, value +- one sigma per metric."""
+    grid = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    grid.add_column("", no_wrap=True)
+    for label in METRICS.values():
+        grid.add_column(label, justify="right", no_wrap=True)
+    for name, summary in rows.items():
+        grid.add_row(name, *(_cell(*summary[key], _DIGITS.get(key, 2)) for key in METRICS))
+    console.print(grid, "")
+
+
+def _cell(value: float, sigma: float, digits: int) -> str:
+    return f"{value:.{digits}f}±{sigma:.{digits}f}".replace("±0.", "±.")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def write_sounds(folder: Path, outcomes: dict[str, Outcome], texts: Sequence[Sequence[int]], count: int = 3) -> None:
+    """The first test sentences from every system, named after what should be heard."""
+    for name, outcome in outcomes.items():
+        (folder / name.replace(" ", "_")).mkdir(parents=True, exist_ok=True)
+        for i in range(min(count, len(outcome.waveforms))):
+            said = "-".join(WORDS[word] for word in texts[i])
+            save(folder / name.replace(" ", "_") / f"{i}_{said}.wav", outcome.waveforms[i], 8000)
+
+
+def plot_sweep(path: Path, alphas: Sequence[float], off: Sequence[Summary], on: Sequence[Summary]) -> None:
+    """Synthetic Erosion: word errors, entropy and F0 spread against the synthetic share, style off and on."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, key, label in zip(
+        axes, ("wer", "entropy", "f0_std"), ("WER (%)", "H_p (bits)", "F0 std (semitones)"), strict=True
+    ):
+        for rows, name, style in ((off, "style off", "o-"), (on, "style on", "s--")):
+            values, errors = zip(*(row[key] for row in rows), strict=True)
+            axis.errorbar(alphas, values, errors, fmt=style, capsize=3, label=name)
+        axis.set(xlabel="synthetic share α", ylabel=label, xticks=list(alphas))
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    figure.suptitle("Synthetic Erosion: more synthetic speech, fewer word errors, less prosody")
+    figure.savefig(path, dpi=130)
+
+
+def plot_plane(path: Path, systems: dict[str, Summary]) -> None:
+    """The stability-expressivity plane: word errors against F0 spread and entropy, one point per system."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for axis, key, label in zip(
+        figure.subplots(1, 2), ("entropy", "f0_std"), ("H_p (bits)", "F0 std (semitones)"), strict=True
+    ):
+        for i, (name, row) in enumerate(systems.items()):
+            (x, dx), (y, dy) = row["wer"], row[key]
+            axis.errorbar(x, y, dy, dx, fmt="oshvD^P*X"[i % 9], capsize=2, label=name, color=f"C{i}")
+        axis.set(xlabel="WER (%), lower is better", ylabel=f"{label}, higher is livelier")
+        axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.savefig(path, dpi=130)
