@@ -16,7 +16,7 @@ from seaalign.demo.evaluate import METRICS, Outcome
 from seaalign.miniature.spoken import WORDS
 
 Summary = dict[str, tuple[float, float]]
-_DIGITS = {"wer": 1, "similarity": 2, "tokens_per_word": 1}
+_DIGITS = {"wer": 1, "repetition": 1, "tokens_per_word": 1}
 
 
 def table(title: str, rows: dict[str, Summary], console: Console) -> None:

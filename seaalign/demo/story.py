@@ -112,7 +112,7 @@ class _Story:
         )
         return self.run(
             "Listening to them",
-            self.assess(SFT_AT, "rejection, best of 4", n=4),
+            self.assess(SFT_AT, "rejection, 4", n=4),
             *(self.assess(arm, arm) for arm in arms),
             self.assess("sft-real", "more SFT on real"),
         )

@@ -32,7 +32,8 @@ class Sizes:
 
     real: int = 150
     flat: int = 600
-    lessons: int = 700
+    codec: int = 450
+    lessons: int = 1600
     tests: int = 200
     held_out: int = 25
     alphas: tuple[float, ...] = (0.0, 0.5, 0.8, 1.0)
@@ -46,6 +47,7 @@ class Sizes:
 QUICK = Sizes(
     real=60,
     flat=240,
+    codec=90,
     lessons=240,
     tests=50,
     alphas=(0.0, 0.8, 1.0),
@@ -129,9 +131,14 @@ def record(folder: Path, path: str | None, sizes: Sizes, seed: int, progress: An
     pairs = torch.randperm(100, generator=generator)[: sizes.held_out].tolist()
     held_out: set[tuple[int, ...]] = {(pair // 10, pair % 10) for pair in pairs}
     test = [sorted(held_out)[i % len(held_out)] for i in range(sizes.tests)]
+
+    def two_thirds_expressive(words: tuple[int, ...], i: int, g: torch.Generator) -> Spoken:
+        return source.flat(words, i, g) if i % 3 == 2 else source.expressive(words, i, g)
+
     plan: dict[str, tuple[Say, list[tuple[int, ...]]]] = {
         "real": (source.expressive, texts(sizes.real, (1, 2), generator, held_out)),
         "flat": (source.flat, texts(sizes.flat, (1, 2), generator, held_out)),
+        "codec": (two_thirds_expressive, texts(sizes.codec, (1, 2), generator, held_out)),
         "test": (source.test, test),
         "lesson": (source.lesson, texts(sizes.lessons, (1, 3), generator, set())),
     }
@@ -149,22 +156,22 @@ def heard(folder: Path, kind: str) -> list[Spoken]:
 
 
 def tokenize(folder: Path, sizes: Sizes, seed: int, progress: Any = iter) -> None:
-    """Fit the codec and write `codec.pt`, `real.parquet`, `flat.parquet` and `test.parquet`."""
-    parts = {kind: heard(folder, kind) for kind in ("real", "flat", "test")}
+    """Fit the codec and write `codec.pt`, `real.parquet`, `flat.parquet` and `test.parquet`.
+
+    The codec has speech of its own to learn from, as those of real systems have: scarce is what the policy is taught.
+    """
+    parts = {kind: heard(folder, kind) for kind in ("codec", "real", "flat", "test")}
     frames = {kind: analyse([s.waveform for s in rows], f0=[s.f0 for s in rows]) for kind, rows in parts.items()}
     by_speaker: dict[str, list[Any]] = {}
-    for kind in ("real", "flat"):
+    for kind in ("codec", "real", "flat"):
         for spoken, frame in zip(parts[kind], frames[kind], strict=True):
             by_speaker.setdefault(spoken.speaker, []).append(frame)
     timbres = {speaker: timbre(rows) for speaker, rows in by_speaker.items()}
     codec = Codec()
-    known = [
-        *zip(parts["real"], frames["real"], strict=True),
-        *list(zip(parts["flat"], frames["flat"], strict=True))[: sizes.real],
-    ]
-    rows = torch.stack([timbres[spoken.speaker] for spoken, _ in known])
-    codec_fit.fit(codec, [frame for _, frame in known], rows, sizes.codec_steps, seed=seed, progress=progress)
+    rows = torch.stack([timbres[spoken.speaker] for spoken in parts["codec"]])
+    codec_fit.fit(codec, frames["codec"], rows, sizes.codec_steps, seed=seed, progress=progress)
     codec.save(folder / "codec.pt")
+    del parts["codec"]
     made = {
         kind: [codec.tokenize(f, timbres[s.speaker]) for s, f in zip(parts[kind], frames[kind], strict=True)]
         for kind in parts
