@@ -65,7 +65,41 @@ if TYPE_CHECKING:
     from seaalign.records import Prompt, Speech, Style, Triplet, Utterance
     from seaalign.storage import read_triplets, read_utterances, write_triplets, write_utterances
 
-__all__ = [*_HOME, *_ROOMS, "__version__"]
+__all__ = [
+    "Prompt",
+    "Speech",
+    "Style",
+    "Triplet",
+    "Utterance",
+    "Backbone",
+    "DecoderOnly",
+    "LogitsBackbone",
+    "StepBackbone",
+    "Unsupported",
+    "SpeechData",
+    "TripletData",
+    "read_triplets",
+    "read_utterances",
+    "write_triplets",
+    "write_utterances",
+    "DGSA",
+    "SFT",
+    "ErosionMonitor",
+    "SampleAudio",
+    "audio",
+    "backbones",
+    "callbacks",
+    "data",
+    "functional",
+    "metrics",
+    "miniature",
+    "modules",
+    "records",
+    "sampling",
+    "storage",
+    "testing",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

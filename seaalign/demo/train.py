@@ -17,7 +17,7 @@ from seaalign.modules import DGSA, SFT
 from seaalign.records import Utterance
 from seaalign.storage import read_utterances
 
-SFT_LR, ALIGN_LR, REAL_SFT_LR = 3e-3, 3e-5, 1e-4
+SFT_LR, ALIGN_LR, REAL_SFT_LR = 3e-3, 1.5e-5, 1e-4
 MAX_FRAMES = 1500
 
 

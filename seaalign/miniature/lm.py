@@ -10,6 +10,7 @@ ordinary autoregressive model, with the alignment built in.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -80,7 +81,8 @@ class TextSpeechLM(StepBackbone):
         heads: attention heads.
         style_frames: how many frames of the style prefix are read, from its start.
         seed: of the initial weights.
-        codec: decodes and encodes (`seaalign.miniature.codec.Codec`); frozen, so not a submodule of the policy.
+        codec: decodes and encodes: a `seaalign.miniature.codec.Codec`, or the file it was saved to; frozen, so not a
+            submodule of the policy.
 
     Example:
         >>> lm = TextSpeechLM(codes=13, pause=12, factor=6, dim=16, layers=1, heads=2)
@@ -117,6 +119,10 @@ class TextSpeechLM(StepBackbone):
             self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, codes + 1)
             for table in (self.content, self.prosody, self.word, self.next_word, self.age, self.place):
                 nn.init.normal_(table.weight, std=0.3)
+        if isinstance(codec, str | Path):
+            from seaalign.miniature.codec import Codec
+
+            codec = Codec.load(codec)
         self._codec = (codec,)
         if codec is not None:
             self.features = self.features | {"decode", "encode"}
