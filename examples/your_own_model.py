@@ -51,7 +51,6 @@ class MySpeechLM(nn.Module):
         super().__init__()
         self.text, self.speech = nn.Embedding(TEXT, WIDTH), nn.Embedding(CODES, WIDTH)
         self.marks = nn.Embedding(2, WIDTH)  # 0: text starts, 1: speech starts
-        self.speaker = nn.Linear(8, WIDTH)
         self.positions = nn.Embedding(512, WIDTH)
         self.layers = nn.ModuleList(Layer() for _ in range(2))
         self.head = nn.Linear(WIDTH, CODES + 1)  # the last id is the end token
@@ -72,20 +71,20 @@ class MyAdapter(DecoderOnly):
     """Two names (`eos`, `features`) and four short methods."""
 
     eos = CODES  # id of the end token among the head's outputs; it is never stored in Speech.tokens
-    features = frozenset({"style", "timbre"})  # the style prefix is optional; the speaker comes in by Prompt.timbre
+    features = frozenset({"style", "timbre"})  # the style prefix can be left out; Prompt.timbre is the decoder's
 
     def __init__(self, model: MySpeechLM) -> None:
         super().__init__()
         self.model = model  # held, not inherited from: your checkpoints and your code keep working
 
     def embed_prompt(self, prompt: Prompt) -> Tensor:
-        """All that comes before the speech, (L, D): speaker, text, and the style prefix if there is one.
+        """All that comes before the speech, (L, D): text, and the style prefix if there is one.
 
         The last position is where the first speech token is predicted.
         """
         m, style = self.model, prompt.style
         text = prompt.text if style is None or style.text is None else torch.cat([style.text, prompt.text])
-        parts = [m.speaker(prompt.timbre)[None], m.marks.weight[:1], m.text(text), m.marks.weight[1:]]
+        parts = [m.marks.weight[:1], m.text(text), m.marks.weight[1:]]
         if style is not None:  # the reference recording's tokens, as if the model had just said them
             parts.append(m.speech(style.tokens))
         return torch.cat(parts)

@@ -5,10 +5,10 @@ The flow, each arrow a function call or a file on disk:
     text -> backbone -> candidates -> judge -> pairs / triplets -> dataset -> alignment module -> aligned policy ->
     report
 
-    backbone = MyAdapter(my_model)                                  # seaalign.DecoderOnly: four hooks
-    seaalign.testing.check_backbone(backbone, prompts, speech)      # every rule of the contract, checked
-    data = seaalign.TripletData("real.parquet", "triplets.parquet") # style on / style off / real, reference log-probs
-    stored trainer.fit(seaalign.DGSA(backbone, alpha=0.8), data)           # lightning.Trainer
+    backbone = MyAdapter(my_model)                               # seaalign.DecoderOnly: four hooks
+    check_backbone(backbone, prompts, speech)                    # seaalign.testing: every rule of the contract
+    data = seaalign.TripletData("real.parquet", "triplets.parquet")  # real / style on / style off, and reference scores
+    trainer.fit(seaalign.DGSA(backbone, alpha=0.8), data)        # lightning.Trainer
 
 Names load when they are first used, so importing seaalign costs almost nothing and changes nothing.
 """

@@ -6,16 +6,19 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from itertools import groupby
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from seaalign.backbones.base import Backbone, Unsupported, evaluating
+from seaalign.backbones.base import Backbone, Unsupported, evaluating, occurrences
 from seaalign.records import Prompt, Speech, Triplet, Utterance
 
 Pairing = Literal["paired", "shuffled"]
 _Item = TypeVar("_Item")
+_NEXT_ROUND = 1_000_003  # far from the seeds that people give
 
 
 def require_separation(backbone: Backbone, who: str) -> None:
@@ -47,9 +50,8 @@ def dual_mode(
 ) -> list[Triplet]:
     """Say each real sentence twice more: expressively (style on) and stably (style off), in the same voice.
 
-    Every call of `backbone.sample` starts from the same seed, and rows draw by what their prompt holds, so the result
-    does not depend on `batch`. A triplet in which a sample is empty (no tokens at all) is dropped, and a warning counts
-    them: there is nothing to compare.
+    The result does not depend on `batch` (see `say`). A triplet in which a sample is empty (no tokens at all) is
+    dropped, and a warning counts them: there is nothing to compare.
 
     Args:
         backbone: the frozen SFT checkpoint; needs the features "style" and "timbre".
@@ -60,8 +62,8 @@ def dual_mode(
         batch: prompts per call.
         seed: of the draws, and of the partners under "shuffled".
         pairing: "paired" takes style and timbre from the utterance itself. "shuffled" takes both from another
-            utterance, drawn at random: the paper's ablation "random speaker pairing" (table 7), in which the pair no
-            longer differs in prosody alone.
+            utterance, drawn at random among those of another timbre (any other where all are alike): the paper's
+            ablation "random speaker pairing" (table 7), in which the pair no longer differs in prosody alone.
         progress: show a bar on a terminal.
 
     Returns:
@@ -75,27 +77,69 @@ def dual_mode(
     """
     require_separation(backbone, "dual-mode sampling")
     prompts = _prompts(utterances, pairing, seed)
-    order = sorted(range(len(utterances)), key=lambda i: len(utterances[i].tokens))
-    made: dict[int, Triplet] = {}
-    for start in _track(range(0, len(order), batch), "sampling, style on and off", progress):
-        rows = order[start : start + batch]
-        asked = [prompts[i] for i in rows]
-        limit = torch.tensor([max_len or 2 * len(utterances[i].tokens) + 20 for i in rows])
-        expressive, stable = (
-            backbone.sample(p, 1, temperature, top_p, limit, generator=torch.Generator().manual_seed(seed)).to("cpu")
-            for p in (asked, [prompt.plain() for prompt in asked])
-        )
-        ends = zip(expressive.ended.tolist(), stable.ended.tolist(), strict=True)
-        for i, e, s, (e_ended, s_ended) in zip(rows, expressive.rows(), stable.rows(), ends, strict=True):
-            if len(e) and len(s):
-                made[i] = Triplet(utterances[i].id, prompts[i], utterances[i].tokens, e, s, (True, e_ended, s_ended))
+    lengths = [len(utterance.tokens) for utterance in utterances]
+    limits = [max_len or 2 * length + 20 for length in lengths]
+    how: dict[str, Any] = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "batch": batch,
+        "seed": seed,
+        "progress": progress,
+    }
+    expressive = say(backbone, prompts, limits, what="sampling, style on", **how)
+    stable = say(backbone, [prompt.plain() for prompt in prompts], limits, what="sampling, style off", **how)
+    made = [
+        Triplet(utterance.id, prompt, utterance.tokens, e, s, (True, e_ended, s_ended))
+        for utterance, prompt, (e, e_ended), (s, s_ended) in zip(utterances, prompts, expressive, stable, strict=True)
+        if len(e) and len(s)
+    ]
     if len(made) < len(utterances):
         empty = len(utterances) - len(made)
         message = f"{empty} of {len(utterances)} triplets dropped: the model ended at once, without a single token"
         if not made:
             raise ValueError(f"{message}; train it first, or check `eos`")
         warnings.warn(message, stacklevel=2)
-    return [made[i] for i in sorted(made)]
+    return made
+
+
+def say(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    limits: Sequence[int],
+    *,
+    temperature: float,
+    top_p: float,
+    batch: int,
+    seed: int,
+    what: str = "sampling",
+    progress: bool = True,
+) -> list[tuple[Tensor, bool]]:
+    """One answer to each prompt, `batch` prompts a call, whatever the batch: tokens (T,) and whether the row ended.
+
+    Equal prompts stand in different calls with different seeds, so that each gets an answer of its own.
+
+    Args:
+        backbone: the policy.
+        prompts: P prompts.
+        limits: most frames of each (P,).
+        temperature: > 0.
+        top_p: nucleus mass.
+        batch: prompts per call.
+        seed: of the draws.
+        what: the title of the progress bar.
+        progress: show a bar on a terminal.
+    """
+    rounds = occurrences(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: (rounds[i], limits[i]))
+    calls = [list(group) for _, group in groupby(order, key=lambda i: rounds[i])]
+    said: list[tuple[Tensor, bool]] = [(torch.zeros(0), False)] * len(prompts)
+    for rows in _track([call[i : i + batch] for call in calls for i in range(0, len(call), batch)], what, progress):
+        generator = torch.Generator().manual_seed(seed + _NEXT_ROUND * rounds[rows[0]])
+        most = torch.tensor([limits[i] for i in rows])
+        speech = backbone.sample([prompts[i] for i in rows], 1, temperature, top_p, most, generator=generator).to("cpu")
+        for i, tokens, ended in zip(rows, speech.rows(), speech.ended.tolist(), strict=True):
+            said[i] = tokens, ended
+    return said
 
 
 def reference_logps(
@@ -184,11 +228,27 @@ def _strangers(prompts: list[Prompt], seed: int) -> list[Prompt]:
     if len(prompts) < 2:
         raise ValueError("pairing='shuffled' needs at least two utterances: there is no other voice to take")
     ring = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()
-    other = dict(zip(ring, ring[1:] + ring[:1], strict=True))  # one step along a random ring: nobody meets himself
+    place = {row: i for i, row in enumerate(ring)}
+
+    def partner(row: int) -> int:
+        """The next one along a random ring with another timbre; where all sound alike, the next one."""
+        after = (ring[(place[row] + step) % len(ring)] for step in range(1, len(ring)))
+        nearest = ring[(place[row] + 1) % len(ring)]
+        return next((i for i in after if not _same(prompts[i].timbre, prompts[row].timbre)), nearest)
+
+    other = [partner(row) for row in range(len(prompts))]
     return [
         replace(prompt, style=prompts[other[i]].style, timbre=prompts[other[i]].timbre)
         for i, prompt in enumerate(prompts)
     ]
+
+
+def _same(a: Any, b: Any) -> bool:
+    left, right = tree_leaves(a), tree_leaves(b)
+    return len(left) == len(right) and all(
+        torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x is y
+        for x, y in zip(left, right, strict=True)
+    )
 
 
 def _track(items: Sequence[_Item], what: str, progress: bool) -> Iterable[_Item]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seaalign import Prompt, Speech, Unsupported
+from seaalign import Prompt, Speech, Unsupported, Utterance
 from seaalign.sampling import dual_mode, reference_logps, require_separation, stack
 from tests.toy import EOS, Toy, speech
 
@@ -46,7 +46,11 @@ def test_one_prompt_with_style_and_one_without_in_the_same_voice():
 
 def test_samples_do_not_depend_on_the_batch_and_repeat_with_the_seed():
     rows = speech(12)
+    # the same sentence of the same speaker three times: three answers, not one thrice
+    rows += [Utterance(f"again-{i}", rows[0].prompt, rows[0].tokens) for i in range(2)]
     first = dual_mode(Toy(), rows, batch=64)
+    alike = [t.stable.tolist() for t in first if t.prompt is rows[0].prompt]
+    assert len(alike) == 3 and alike[0] != alike[1] != alike[2] != alike[0]
     assert equal(first, dual_mode(Toy(), rows, batch=5))
     assert equal(first, dual_mode(Toy(), rows))
     assert not equal(first, dual_mode(Toy(), rows, seed=1))
@@ -87,10 +91,9 @@ def test_shuffled_pairs_take_style_and_voice_from_one_other_utterance():
     triplets = dual_mode(Toy(), rows, pairing="shuffled")
     owner = {id(row.prompt.style): row.id for row in rows}
     partners = [owner[id(t.prompt.style)] for t in triplets]
-    assert sorted(partners) == sorted(r.id for r in rows) and all(
-        p != t.id for p, t in zip(partners, triplets, strict=True)
-    )
+    assert len(set(partners)) > 1 and all(p != t.id for p, t in zip(partners, triplets, strict=True))
     voices = {row.id: row.prompt.timbre for row in rows}
+    assert all(not torch.equal(voices[p], voices[t.id]) for p, t in zip(partners, triplets, strict=True))
     assert all(t.prompt.timbre is voices[p] for t, p in zip(triplets, partners, strict=True))
     assert all(t.prompt.text is r.prompt.text for t, r in zip(triplets, rows, strict=True))
     with pytest.raises(ValueError, match="at least two"):

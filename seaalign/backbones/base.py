@@ -31,10 +31,14 @@ class Backbone(nn.Module):
         features: which of "style" (the prompt's style prefix changes the score), "timbre" (the speaker is set apart
             from the tokens), "decode" and "encode" the adapter offers.
         sampler: the name of the sampling rule, printed in every report ("nucleus" unless `sample` is overridden).
+        vocab_size: number of speech-token ids, where known: then ids beyond it are refused by name.
+        layout: whatever else decides how a prompt is laid out, as text; stored log-probs are good for one layout only.
     """
 
     features: frozenset[str] | set[str] = frozenset()
     sampler: str = "nucleus"
+    vocab_size: int | None = None
+    layout: str | None = None
 
     @abstractmethod
     def forward(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
@@ -106,17 +110,38 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
+def prompt_key(prompt: Prompt, salt: int = 0) -> int:
+    """What a prompt says and holds, as a 64-bit number: equal prompts have equal keys."""
+    leaves = [leaf for leaf in _pytree.tree_leaves(prompt.timbre) if isinstance(leaf, Tensor)]
+    style = (prompt.style.tokens, prompt.style.text) if prompt.style else ()
+    return content_key([prompt.text, *style, *leaves], salt)
+
+
+def occurrences(prompts: Sequence[Prompt]) -> list[int]:
+    """How many equal prompts come before each one.
+
+    A prompt draws by what it holds, so equal prompts draw alike unless they stand in one call (where each is the next
+    answer) or in calls of different seeds. Whoever cuts a list into several calls uses this number for the seed.
+
+    Example:
+        >>> occurrences([Prompt([1]), Prompt([2]), Prompt([1])])
+        [0, 0, 1]
+    """
+    seen = dict[int, int]()
+    counts = []
+    for key in map(prompt_key, prompts):
+        counts.append(seen.get(key, 0))
+        seen[key] = counts[-1] + 1
+    return counts
+
+
 def row_keys(prompts: Sequence[Prompt], n: int, seed: int) -> Tensor:
     """The random key of each row (P*n,): from the seed, what the prompt says and holds, and which answer to it this is.
 
     Position in the batch is left out on purpose: a prompt draws the same answers alone and in company.
     """
-    keys, seen = [], dict[int, int]()
-    for prompt in prompts:
-        leaves = [leaf for leaf in _pytree.tree_leaves(prompt.timbre) if isinstance(leaf, Tensor)]
-        style = (prompt.style.tokens, prompt.style.text) if prompt.style else ()
-        base = content_key([prompt.text, *style, *leaves], seed)
-        first = seen.get(base, 0)
-        seen[base] = first + n
-        keys += [content_key([], base + (first + i) * 0x2545F4914F6CDD1D) for i in range(n)]
+    keys = []
+    for prompt, before in zip(prompts, occurrences(prompts), strict=True):
+        base = prompt_key(prompt, seed)
+        keys += [content_key([], base + (before * n + i) * 0x2545F4914F6CDD1D) for i in range(n)]
     return torch.tensor(keys, dtype=torch.int64)

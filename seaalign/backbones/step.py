@@ -113,6 +113,7 @@ class StepBackbone(Backbone):
         frames = torch.full((*mask.shape, *speech.tokens.shape[2:]), self.eos, dtype=torch.long, device=mask.device)
         body = torch.arange(mask.shape[1], device=mask.device) < speech.lengths[:, None]
         real = body[:, : speech.tokens.shape[1]]
+        self._refuse_strange_ids(speech, real)
         frames[body] = speech.tokens[real]
         # padding may hold anything: the hooks only ever see real ids
         tokens = speech.tokens * (real if speech.tokens.dim() == 2 else real[..., None])
@@ -120,6 +121,18 @@ class StepBackbone(Backbone):
         features = self.hidden([prompt.to(mask.device) for prompt in prompts], speech)[mask]
         scores = self._score(features, frames[mask])
         return torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_scatter(mask, scores)
+
+    def _refuse_strange_ids(self, speech: Speech, real: Tensor) -> None:
+        first = speech.tokens if speech.tokens.dim() == 2 else speech.tokens[..., 0]
+        most = self.vocab_size if self.vocab_size is not None else torch.iinfo(torch.long).max
+        strange = real & ((first < 0) | (first >= most) | (first == self.eos))
+        if bool(strange.any()):
+            row, column = strange.nonzero()[0].tolist()
+            raise ValueError(
+                f"row {row}, frame {column} holds id {int(first[row, column])}, which is no speech token: ids lie in "
+                f"0..{'' if self.vocab_size is None else self.vocab_size - 1}, and the end token {self.eos} is never "
+                "stored (Speech.ended says whether a row ended); strip it, or check the tokenizer"
+            )
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
         if len(features) <= self.chunk:
@@ -150,6 +163,7 @@ class StepBackbone(Backbone):
             torch.as_tensor(value, dtype=dtype, device=device).expand(rows)
             for value, dtype in ((temperature, torch.float), (max_len, torch.long), (min_len, torch.long))
         ]
+        _check_limits(*limits)
         with evaluating(self):
             feature, state = self.prefill([prompt.to(device) for prompt in prompts])
             owner = torch.arange(len(prompts), device=device).repeat_interleave(n)
@@ -196,3 +210,12 @@ class StepBackbone(Backbone):
             return nucleus(logits, temperature[here], top_p, uniforms(keys[here], step * books + book))
 
         return draw
+
+
+def _check_limits(temperature: Tensor, most: Tensor, least: Tensor) -> None:
+    if not bool((temperature.isfinite() & (temperature >= 0)).all()):
+        raise ValueError(f"temperature must be finite and >= 0 (0 = greedy), got {temperature.unique().tolist()}")
+    if not bool(((least <= most) & (most >= 0)).all()):
+        raise ValueError(
+            f"need 0 <= max_len and min_len <= max_len, got {most.unique().tolist()}, {least.unique().tolist()}"
+        )

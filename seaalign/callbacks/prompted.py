@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from seaalign.backbones.base import Unsupported, evaluating
+from seaalign.backbones.base import Unsupported, evaluating, occurrences
 from seaalign.data import load_utterances
 from seaalign.records import Prompt, Speech
 
-Prompts = Sequence[Prompt] | Sequence[Sequence[int]] | str
+Prompts = Sequence[Prompt] | Sequence[Sequence[int]] | str | Path
 Finder = str | Callable[[LightningModule], Any]
 
 
@@ -35,8 +36,9 @@ class PromptedCallback(Callback):
 
     Args:
         prompts: prompts, or lists of text ids, or the path of a Parquet or JSONL file of utterances.
-        every_n_epochs: measure at the end of every n-th epoch: in its validation, so that checkpoints can monitor the
-            values, or, where the trainer does not validate, after it.
+        every_n_epochs: measure in every n-th epoch: at each of its validations, so that checkpoints can monitor the
+            values (with `val_check_interval` below 1 that is several times an epoch), and after it where its end is not
+            validated.
         every_n_steps: measure every n optimizer steps instead; works without a validation loop.
         n: answers per prompt.
         max_len: frames; answers that reach it are cut.
@@ -69,7 +71,7 @@ class PromptedCallback(Callback):
         self._given = prompts
         self.prompts: list[Prompt] = []
         self.file_ids: list[str] = []
-        if not isinstance(prompts, str):
+        if not isinstance(prompts, str | Path):
             self.prompts = [p if isinstance(p, Prompt) else Prompt(torch.as_tensor(p)) for p in prompts]
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.n, self.max_len, self.temperature, self.top_p, self.seed = n, max_len, temperature, top_p, seed
@@ -107,18 +109,23 @@ class PromptedCallback(Callback):
 
     def draw(self, backbone: Any, prompts: Sequence[Prompt]) -> Speech:
         """`n` answers to each prompt, always the same ones for the same weights; `batch_size` prompts at a time."""
-        rows, ended, said = [], [], time.monotonic()
+        rounds, said = occurrences(prompts), time.monotonic()
+        answers: list[list[tuple[torch.Tensor, bool]]] = [[] for _ in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: rounds[i])
         for start in range(0, len(prompts), self.batch_size):
-            part = prompts[start : start + self.batch_size]
-            # a fresh generator per call: what a prompt draws must not depend on how many prompts went before it
-            generator = torch.Generator().manual_seed(self.seed)
-            how = {"temperature": self.temperature, "top_p": self.top_p, "max_len": self.max_len}
-            speech = backbone.sample(part, n=self.n, generator=generator, **how)
-            rows += speech.rows()
-            ended += speech.ended.tolist()
+            part = order[start : start + self.batch_size]
+            # a seed for each round of equal prompts: what a prompt draws must not depend on what shares its call
+            for turn in sorted({rounds[i] for i in part}):
+                turns = [i for i in part if rounds[i] == turn]
+                generator = torch.Generator().manual_seed(self.seed + 1_000_003 * turn)
+                how = {"temperature": self.temperature, "top_p": self.top_p, "max_len": self.max_len}
+                speech = backbone.sample([prompts[i] for i in turns], n=self.n, generator=generator, **how)
+                for k, answer in enumerate(zip(speech.rows(), speech.ended.tolist(), strict=True)):
+                    answers[turns[k // self.n]].append(answer)
             if time.monotonic() - said > 2 and start + len(part) < len(prompts):
                 said = time.monotonic()
                 _say(f"{type(self).__name__}: {start + len(part)} of {len(prompts)} prompts sampled")
+        rows, ended = ([pair[k] for of_one in answers for pair in of_one] for k in (0, 1))
         return Speech.pack(rows, ended, torch.arange(len(prompts)).repeat_interleave(self.n))
 
     @contextmanager
@@ -138,7 +145,7 @@ class PromptedCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the prompts where a file was given, and refuse early what cannot work."""
-        if isinstance(self._given, str) and not self.prompts:
+        if isinstance(self._given, str | Path) and not self.prompts:
             utterances = load_utterances(self._given)[: self.limit]
             self.prompts = [utterance.prompt for utterance in utterances]
             self.file_ids = [utterance.id for utterance in utterances]
@@ -166,7 +173,7 @@ class PromptedCallback(Callback):
             self._run(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """`every_n_epochs` where the epoch had no validation."""
+        """`every_n_epochs` where the epoch did not end with a validation."""
         if self._epoch_due(trainer) and self.last_step != trainer.global_step:
             self._run(trainer, pl_module)
 

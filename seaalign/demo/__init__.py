@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,6 @@ examples:
   seaalign demo --quick                        a look in a minute: small, noisy, all stages
   seaalign demo --fsdd free-spoken-digit-dataset/recordings   real people's recordings
   seaalign demo --seed 3 --json numbers.json   another seed, the numbers for your own plots"""
-ALPHA = 0.8
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,9 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error(
             f"--fsdd {args.fsdd}: no such folder; give the folder with the wavs, or leave it out to hear the toy voice"
         )
+    if args.workers < 1:
+        parser().error(f"--workers {args.workers}: at least one")
+    args.out = args.out.resolve()
+    if args.out.exists() and not _may_be_replaced(args.out):
+        parser().error(f"--out {args.out}: holds something else than an earlier demo; give a new folder")
+    console, start = Console(), time.monotonic()
     from seaalign.demo.story import tell
 
-    console, start = Console(), time.monotonic()
     results = tell(args, console)
     seconds = time.monotonic() - start
     results |= {
@@ -64,15 +69,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _may_be_replaced(folder: Path) -> bool:
+    """An earlier run's folder, or an empty one."""
+    if not folder.is_dir() or folder.resolve() == Path.cwd():
+        return False
+    return not any(folder.iterdir()) or all((folder / name).is_file() for name in ("results.json", "erosion.png"))
+
+
 def publish(results: dict[str, Any], args: argparse.Namespace, console: Console) -> None:
-    """Write results.json, whole or not at all, and say what held and what did not."""
+    """Say what held and what did not, and put the run's folder, whole, where the last one was."""
     from seaalign.demo.show import write_json
 
     for claim in results["claims"]:
         mark = "[green]holds[/]    " if claim["holds"] else "[yellow]does not[/] "
-        console.print(f"  {mark} {claim['claim']}: {claim['numbers']}", highlight=False)
-    for path in filter(None, (args.out / "results.json", args.json)):
-        write_json(Path(path), results)
+        console.print(f"  {mark} {claim['claim']}: {claim['numbers']}", highlight=False, soft_wrap=True)
+    draft = args.out.with_name(args.out.name + ".part")
+    write_json(draft / "results.json", results)
+    old = args.out.with_name(args.out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if args.out.exists():
+        args.out.replace(old)
+    draft.replace(args.out)
+    shutil.rmtree(old, ignore_errors=True)
+    if args.json:
+        write_json(args.json, results)
 
 
 __all__ = ["main", "parser"]

@@ -43,6 +43,7 @@ class Outcome:
     waveforms: list[Tensor]
     errors: Tensor  # (B,) word errors
     words: Tensor  # (B,) words asked for
+    text: Tensor  # (B,) which text; several rows may say the same one
     f0_std: Tensor  # (B,) semitones
     voiced: Tensor  # (B,) bool, False where too little is voiced to have an F0 spread
     similarity: Tensor  # (B,) cosine with a recording of the same speaker
@@ -115,6 +116,7 @@ def measure(
         waves,
         errors,
         torch.tensor([len(prompt.text) for prompt in prompts]),
+        torch.tensor(occurring([prompt.text.tolist() for prompt in prompts])),
         torch.stack([each.value for each in spread]).float(),
         torch.tensor([each.defined for each in spread]),
         similarity,
@@ -122,7 +124,7 @@ def measure(
 
 
 def summarise(outcome: Outcome, codec: Any, n_tokens: int, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Value and one sigma (bootstrap over utterances) of every metric.
+    """Value and one sigma (bootstrap over texts) of every metric; other training seeds are not in it.
 
     Args:
         outcome: the system.
@@ -146,19 +148,34 @@ def summarise(outcome: Outcome, codec: Any, n_tokens: int, seed: int = 0) -> dic
                 (weight * outcome.voiced * outcome.f0_std).sum() / (weight * outcome.voiced).sum().clamp(min=1)
             ),
             "repetition": float(100 * (weight * hits).sum() / (weight * positions).sum().clamp(min=1)),
-            "similarity": float((weight * outcome.similarity).sum() / rows),
+            "similarity": float((weight * outcome.similarity).sum() / weight.sum()),
             "tokens_per_word": float(total / (weight * outcome.words).sum()),
         }
 
     generator = torch.Generator().manual_seed(seed)
     # the plug-in value spreads as the rarefied one does, and takes a hundredth of the time
-    draws = [statistics(_resample(rows, generator), lambda c: float(count_entropy(c))) for _ in range(BOOTSTRAP)]
+    draws = [
+        statistics(_resample(outcome.text, generator), lambda c: float(count_entropy(c))) for _ in range(BOOTSTRAP)
+    ]
     center = statistics(torch.ones(rows), lambda c: float(entropy_at(c, min(n_tokens, int(c.sum())))))
     return {key: (value, float(torch.tensor([draw[key] for draw in draws]).std())) for key, value in center.items()}
 
 
-def _resample(rows: int, generator: torch.Generator) -> Tensor:
-    return torch.bincount(torch.randint(rows, (rows,), generator=generator), minlength=rows).float()
+def occurring(texts: Sequence[Sequence[int]]) -> list[int]:
+    """Number the different texts in the order in which they come.
+
+    >>> occurring([[3, 1], [2], [3, 1]])
+    [0, 1, 0]
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    return [numbers.setdefault(tuple(text), len(numbers)) for text in texts]
+
+
+def _resample(text: Tensor, generator: torch.Generator) -> Tensor:
+    """How often each row counts when texts are drawn with replacement: rows of one text succeed and fail together."""
+    count = int(text.max()) + 1
+    drawn = torch.bincount(torch.randint(count, (count,), generator=generator), minlength=count)
+    return drawn[text].float()
 
 
 def _histogram(tokens: Sequence[Tensor], size: int) -> Tensor:

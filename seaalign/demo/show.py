@@ -34,6 +34,15 @@ def _cell(value: float, sigma: float, digits: int) -> str:
     return f"{value:.{digits}f}±{sigma:.{digits}f}".replace("±0.", "±.")
 
 
+def slug(name: str) -> str:
+    """A system's name as a file name.
+
+    >>> slug("α 0.8 off"), slug("standard DPO")
+    ('alpha-0.8-off', 'standard-dpo')
+    """
+    return "-".join(name.lower().replace("α", "alpha").replace(",", "").split())
+
+
 def write_json(path: Path, content: Any) -> None:
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,10 +54,11 @@ def write_json(path: Path, content: Any) -> None:
 def write_sounds(folder: Path, outcomes: dict[str, Outcome], texts: Sequence[Sequence[int]], count: int = 3) -> None:
     """The first test sentences from every system, named after what should be heard."""
     for name, outcome in outcomes.items():
-        (folder / name.replace(" ", "_")).mkdir(parents=True, exist_ok=True)
+        place = folder / slug(name)
+        place.mkdir(parents=True, exist_ok=True)
         for i in range(min(count, len(outcome.waveforms))):
             said = "-".join(WORDS[word] for word in texts[i])
-            save(folder / name.replace(" ", "_") / f"{i}_{said}.wav", outcome.waveforms[i], 8000)
+            save(place / f"{i}_{said}.wav", outcome.waveforms[i], 8000)
 
 
 def plot_sweep(path: Path, alphas: Sequence[float], off: Sequence[Summary], on: Sequence[Summary]) -> None:

@@ -35,7 +35,7 @@ class Sizes:
     codec: int = 450
     lessons: int = 1600
     tests: int = 200
-    held_out: int = 25
+    held_out: int = 40
     alphas: tuple[float, ...] = (0.0, 0.5, 0.8, 1.0)
     codec_steps: int = 400
     ear_steps: int = 450

@@ -37,10 +37,12 @@ class _State(NamedTuple):
 def _rotate(x: Tensor, position: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., 2021) of x (B, H, t, d) at integer positions (B, t)."""
     half = x.shape[-1] // 2
-    rate = 10000.0 ** (-torch.arange(half, device=x.device) / half)
+    # in fp32 whatever the model's type: bfloat16 cannot tell positions beyond 256 apart
+    rate = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angle = position[:, None, :, None] * rate
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 class _Layer(nn.Module):
@@ -108,6 +110,7 @@ class TextSpeechLM(StepBackbone):
     ) -> None:
         super().__init__()
         self.eos, self.pause, self.factor, self.style_frames = codes, pause, factor, style_frames
+        self.vocab_size, self.layout = codes, f"style_frames={style_frames}"
         self.end_word = words
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -7,6 +7,7 @@ from torch.utils import checkpoint
 from seaalign import LogitsBackbone, Prompt, Speech, StepBackbone
 from seaalign.backbones.base import evaluating, row_keys
 from seaalign.functional.sampling import nucleus, uniforms
+from seaalign.miniature.lm import TextSpeechLM
 from tests.backbones.user_models import (
     CODES,
     EncoderDecoder,
@@ -263,3 +264,35 @@ def test_codebooks_without_frame_hooks_say_what_to_override():
 def test_optional_abilities_say_what_needs_them(call, needs):
     with pytest.raises(NotImplementedError, match=needs):
         getattr(built(Recurrent), call)([], 16000)
+
+
+def test_ids_that_are_no_speech_are_named():
+    lm = TextSpeechLM(codes=13, pause=12, factor=6, dim=16, layers=1, heads=2)
+    for bad in (13, 14, -1):
+        with pytest.raises(ValueError, match=f"row 1, frame 2 holds id {bad}, which is no speech token"):
+            lm([Prompt([1]), Prompt([2])], Speech.pack([[1, 2], [3, 4, bad]]))
+    lm([Prompt([1])], Speech(torch.tensor([[1, 99]]), [1]))  # padding may hold anything
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": float("nan")}, "temperature must be finite"),
+        ({"temperature": -1.0}, "temperature must be finite"),
+        ({"max_len": -3}, "need 0 <= max_len"),
+        ({"max_len": 3, "min_len": 4}, "min_len <= max_len"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(changes, message):
+    lm = TextSpeechLM(codes=13, pause=12, factor=6, dim=16, layers=1, heads=2)
+    with pytest.raises(ValueError, match=message):
+        lm.sample([Prompt([1])], **changes)
+
+
+def test_the_miniature_runs_in_bfloat16():
+    lm = TextSpeechLM(codes=13, pause=12, factor=6, dim=16, layers=1, heads=2)
+    prompts, speech = [Prompt([1, 2])], Speech.pack([[3, 4, 12, 5]])
+    full = lm(prompts, speech)
+    half = lm.bfloat16()(prompts, speech)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, atol=0.1, rtol=0.05)

@@ -34,6 +34,7 @@ def outcome(tokens, errors, words, spread=(1.0, 3.0), voiced=(True, True)):
         [],
         torch.tensor(errors),
         torch.tensor(words),
+        torch.arange(len(words)),
         torch.tensor(spread),
         torch.tensor(voiced),
         torch.tensor([0.5, 0.7]),
@@ -141,3 +142,15 @@ def test_a_missing_folder_is_named(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--fsdd", "nowhere"])
     assert stopped.value.code == 2 and "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path, capsys, monkeypatch):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--out", str(tmp_path)])
+    assert stopped.value.code == 2 and "holds something else" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(SystemExit):
+        main(["--out", "."])
+    assert (tmp_path / "thesis.tex").exists()
