@@ -240,6 +240,35 @@ def test_a_batch_holds_each_row_beside_its_reference(tmp_path):
         TripletBatch.of([replace(t, reference=None) for t in data.train])
 
 
+def test_triplets_of_a_batch_must_carry_the_same_log_probs(tmp_path):
+    data = TripletData(speech(4), tmp_path / "t.parquet", styled=True, val_fraction=0)
+    data.make(Toy())
+    data.setup("fit")
+    first, second = data.train[:2]
+    less = replace(second, reference={"plain": second.reference["plain"]})
+    for group in ([first, less], [less, first]):  # the other way round it used to drop them silently
+        with pytest.raises(ValueError, match=rf"1 of 2 triplets lack .*'{second.id}': \['styled'\].*reference_logps"):
+            TripletBatch.of(group)
+    with pytest.raises(ValueError, match=r"\['plain'\]"):
+        TripletBatch.of([replace(first, reference={"styled": first.reference["styled"]})])
+    assert TripletBatch.of([replace(first, reference={"plain": first.reference["plain"]}), less]).styled is None
+
+
+def test_synthetic_speech_never_becomes_the_chosen_side(tmp_path):
+    path = tmp_path / "t.parquet"
+    rows = speech(6)
+    mixed = [*rows[:3], *(Utterance(r.id, r.prompt, r.tokens, "espeak") for r in rows[3:])]
+    says = r"3 of 6 utterances are synthetic, by source \{'espeak': 3\}, first \['u3', 'u4', 'u5'\].*source is \"real\""
+    with pytest.raises(ValueError, match=says):
+        TripletData(mixed, path).make(Toy())
+    with pytest.raises(ValueError, match=says):
+        fit(Toy(), TripletData(mixed, path))
+    assert not path.exists()
+    TripletData(rows, path).make(Toy())
+    with pytest.raises(ValueError, match=says):
+        TripletData(mixed, path).setup("fit")
+
+
 def test_trainer_arguments_do_not_touch_the_batches():
     rows = speech(24)
 

@@ -220,9 +220,36 @@ def test_a_timbre_cannot_run_code(tmp_path, monkeypatch):
     path = tmp_path / "u.parquet"
     write_utterances(path, [Utterance("a", Prompt([1], None, torch.ones(2)), [1])])
     tamper(path, timbre=pa.array([pickle.dumps(Trap())], pa.binary()).dictionary_encode())
-    with pytest.raises(ValueError, match="column 'timbre' is not what it should be"):
+    with pytest.raises(ValueError, match="1 of 1 rows refused(?s:.)*timbre: its bytes are damaged"):
         read_utterances(path)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_rows_with_a_damaged_timbre_are_refused_and_the_others_kept(tmp_path):
+    path = tmp_path / "u.parquet"
+    voices = [torch.randn(4) for _ in range(5)]
+    write_utterances(path, [Utterance(f"u{i}", Prompt([1], None, voice), [1]) for i, voice in enumerate(voices)])
+    blobs = pq.read_table(path)["timbre"].to_pylist()
+    bad = [blobs[0], b"", blobs[2][: len(blobs[2]) // 2], b"hello\n", b"\x80\x02K\x01."]
+    tamper(path, timbre=pa.array(bad, pa.binary()).dictionary_encode())
+    refused: list[Refused] = []
+    with pytest.warns(UserWarning, match="4 of 5 rows refused"):
+        kept = read_utterances(path, refused=refused)
+    assert [u.id for u in kept] == ["u0"] and same(kept[0].prompt.timbre, voices[0])
+    assert [r.id for r in refused] == ["u1", "u2", "u3", "u4"]
+    assert all("timbre" in r.reason and "damaged" in r.reason and "write the file again" in r.reason for r in refused)
+
+
+@pytest.mark.parametrize("bad", ["[0.5, NaN]", "[Infinity]", "[1e99]", '"low"', '["x"]', "[[1], [1, 2]]", "{}"])
+def test_a_manifest_line_with_a_timbre_that_is_no_numbers_is_refused(tmp_path, bad):
+    path = tmp_path / "m.jsonl"
+    path.write_text(
+        f'{{"id": "a", "text": [1], "tokens": [3]}}\n{{"id": "b", "text": [1], "tokens": [3], "timbre": {bad}}}\n'
+    )
+    refused: list[Refused] = []
+    with pytest.warns(UserWarning, match="1 of 2 rows refused"):
+        kept = read_manifest(path, refused=refused)
+    assert [u.id for u in kept] == ["a"] and refused[0].id == "b" and refused[0].reason.startswith("timbre: ")
 
 
 def test_a_manifest_that_people_edited(tmp_path):
@@ -298,6 +325,8 @@ def test_the_layout_names_the_class_and_its_own_layout():
     assert layout_of(toy) == "tests.toy.Toy"
     toy.layout = "text-first"
     assert layout_of(toy) == "tests.toy.Toy:text-first"
+    toy.layout = ""  # as good as none
+    assert layout_of(toy) == "tests.toy.Toy"
 
 
 def test_the_data_hash_sees_content_and_not_order():
@@ -306,3 +335,12 @@ def test_the_data_hash_sees_content_and_not_order():
     changed = [replace(rows[0], tokens=rows[0].tokens + 1), *rows[1:]]
     styleless = [replace(rows[0], prompt=rows[0].prompt.plain()), *rows[1:]]
     assert len({data_hash(rows), data_hash(rows[1:]), data_hash(changed), data_hash(styleless)}) == 4
+
+
+def test_the_data_hash_sees_the_timbre_and_not_the_object_that_holds_it():
+    def of(timbre):
+        return data_hash([Utterance("a", Prompt([1], None, timbre), [2])])
+
+    nests = [None, torch.ones(2), torch.zeros(2), {"x": torch.ones(2), "y": [torch.tensor(3)]}, torch.ones(2).double()]
+    assert len({of(nest) for nest in nests}) == len(nests)
+    assert of(torch.ones(2)) == of(torch.ones(4)[:2])

@@ -52,7 +52,7 @@ class TripletBatch:
         """Collate triplets that carry reference log-probs.
 
         Raises:
-            ValueError: a triplet has none.
+            ValueError: a triplet has none, or not the same ones as the others.
         """
         bare = [triplet.id for triplet in group if not triplet.reference]
         if bare:
@@ -60,6 +60,14 @@ class TripletBatch:
                 f"triplets {bare[:3]} carry no reference log-probs: pass them through sampling.reference_logps first"
             )
         stored = [triplet.reference or {} for triplet in group]
+        wanted = {"plain"}.union(*stored)
+        lacks = {triplet.id: sorted(wanted - modes.keys()) for triplet, modes in zip(group, stored, strict=True)}
+        lacking = {key: modes for key, modes in lacks.items() if modes}
+        if lacking:
+            raise ValueError(
+                f"{len(lacking)} of {len(group)} triplets lack reference log-probs that the batch needs, for example "
+                f"{dict(list(lacking.items())[:3])}: pass all of them through sampling.reference_logps with one styled="
+            )
         modes = {
             mode: [row for block in zip(*(s[mode] for s in stored), strict=True) for row in block] for mode in stored[0]
         }

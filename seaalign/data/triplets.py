@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class TripletData(FrameDataModule):
     made of eight utterances, and beside its place. Several machines need a folder that all of them see.
 
     Args:
-        utterances: real utterances with style and timbre, or a Parquet or JSONL file of them.
+        utterances: real utterances with style and timbre, or a Parquet or JSONL file of them. Synthetic ones (their
+            `source` is not "real") are refused: the real speech is what both objectives prefer.
         triplets: the Parquet file, read or made.
         val_fraction: share of the triplets kept for validation, drawn by seed; at least one where it is above 0.
         max_frames: ceiling on the padded frames of a batch, per process; all three completions count.
@@ -54,7 +56,8 @@ class TripletData(FrameDataModule):
         vocab_size: refuse token ids outside 0..vocab_size-1 when reading files.
 
     Raises:
-        ValueError: at setup; the file does not belong to the rest, and the message says in what.
+        ValueError: at setup; the file does not belong to the rest, and the message says in what. Or an utterance is
+            synthetic.
     """
 
     def __init__(
@@ -107,7 +110,7 @@ class TripletData(FrameDataModule):
         Args:
             backbone: the frozen SFT checkpoint, on the device to work on.
         """
-        self._make(backbone, self.path, load_utterances(self.source, self.vocab_size), Precision())
+        self._make(backbone, self.path, self._real(), Precision())
 
     def _make(self, backbone: Backbone, path: Path, utterances: list[Utterance], precision: Precision) -> None:
         triplets = dual_mode(backbone, utterances, **self.sampling)
@@ -193,10 +196,23 @@ class TripletData(FrameDataModule):
 
     def _place(self) -> tuple[Path, list[Utterance]]:
         """The file and the utterances it is made of; a rehearsal (fast_dev_run) is not worth hours of sampling."""
-        utterances = load_utterances(self.source, self.vocab_size)
+        utterances = self._real()
         if self.trainer is not None and getattr(self.trainer, "fast_dev_run", False) and not self.path.exists():
             return self.path.with_suffix(".fast_dev_run.parquet"), utterances[:8]
         return self.path, utterances
+
+    def _real(self) -> list[Utterance]:
+        """The utterances, unless some are synthetic: as the chosen side they would teach what DGSA is to undo."""
+        utterances = load_utterances(self.source, self.vocab_size)
+        odd = [utterance for utterance in utterances if utterance.source != "real"]
+        if odd:
+            counts = dict(Counter(utterance.source for utterance in odd))
+            raise ValueError(
+                f"{len(odd)} of {len(utterances)} utterances are synthetic, by source {counts}, first "
+                f"{[utterance.id for utterance in odd[:3]]}: DGSA would learn to prefer them. Keep the rows whose "
+                'source is "real"'
+            )
+        return utterances
 
     def _loader(self, triplets: list[Triplet], training: bool) -> FrameLoader[TripletBatch]:
         def collate(rows: list[int], epoch: int) -> TripletBatch:

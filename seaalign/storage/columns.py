@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -64,6 +65,13 @@ def whole_or_nothing(path: Path) -> Iterator[io.BufferedWriter]:
         draft.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Damaged:
+    """Stands for a timbre whose bytes could not be read; the rows that need it are refused, with this reason."""
+
+    reason: str
+
+
 class Blobs(dict[int, bytes]):
     """Timbres as bytes, each object saved once: thousands of rows share a speaker."""
 
@@ -116,7 +124,7 @@ def read_columns(path: Path, kind: str, columns: dict[str, str]) -> tuple[dict[s
     for name, what in columns.items():
         try:
             decoded[name] = _decoded(table[name].cast(_types()[what]).combine_chunks(), what)
-        except (ValueError, NotImplementedError, UnpicklingError) as error:  # all of Arrow's errors are among them
+        except (ValueError, NotImplementedError) as error:  # all of Arrow's errors are among them
             raise ValueError(f"{path}: column {name!r} is not what it should be ({error}): write it again") from error
     return decoded, meta
 
@@ -132,10 +140,19 @@ def _decoded(array: Any, what: str) -> list[Any]:
     if what in ("string", "bool"):
         return list(array.to_pylist())
     if what == "blob":
-        loaded = [torch.load(io.BytesIO(blob), weights_only=True) for blob in array.dictionary.to_pylist()]
+        loaded = [_timbre(blob) for blob in array.dictionary.to_pylist()]
         return [None if i is None else loaded[i] for i in array.indices.to_pylist()]
     if array.values.null_count:
         raise ValueError("empty cells inside a list")
     values, bounds = array.values.to_numpy(zero_copy_only=False), array.offsets.to_numpy()
     known = array.is_valid().to_numpy(zero_copy_only=False)
     return [values[a:b] if ok else None for a, b, ok in zip(bounds[:-1], bounds[1:], known, strict=True)]
+
+
+def _timbre(blob: bytes | None) -> Any:
+    try:
+        return None if blob is None else torch.load(io.BytesIO(blob), weights_only=True)
+    # what torch.load meets in broken bytes, it says in all of these ways
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, UnpicklingError) as error:
+        said = (str(error) or "too short").splitlines()[0]
+        return Damaged(f"timbre: its bytes are damaged ({type(error).__name__}, {said}): write the file again")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from seaalign.records import Triplet, Utterance
 
@@ -48,19 +49,29 @@ def weights_hash(backbone: nn.Module) -> str:
 def layout_of(backbone: nn.Module) -> str:
     """How the backbone lays out its sequence: its class, and its own `layout` attribute where it has one.
 
+    `layout` is an optional string on the backbone. Set it where one class can lay out the same prompt in several ways
+    (the order of style and text, special tokens, a template), and change it whenever that changes: triplets that were
+    stored under another layout are then refused rather than compared with log-probs of another sequence.
+
+    Args:
+        backbone: any module.
+
+    Returns:
+        "module.Class", or "module.Class:layout".
+
     Example:
         >>> layout_of(torch.nn.Identity())
         'torch.nn.modules.linear.Identity'
     """
     kind = f"{type(backbone).__module__}.{type(backbone).__qualname__}"
     layout = getattr(backbone, "layout", None)
-    return kind if layout is None else f"{kind}:{layout}"
+    return f"{kind}:{layout}" if layout else kind
 
 
 def data_hash(utterances: Iterable[Utterance]) -> str:
-    """Fingerprint of what the utterances say and hold (ids, text, tokens, styles), in any order.
+    """Fingerprint of what the utterances say and hold (ids, text, tokens, styles, timbres), in any order.
 
-    The timbre is left out.
+    Of a timbre, its tensors count, because the draws are seeded by them and the model may be conditioned on them.
 
     Returns:
         32 hex digits.
@@ -73,6 +84,9 @@ def data_hash(utterances: Iterable[Utterance]) -> str:
         _update(digest, "tokens", utterance.tokens)
         _update(digest, "style", None if style is None else style.tokens)
         _update(digest, "style_text", None if style is None else style.text)
+        for leaf in _pytree.tree_leaves(utterance.prompt.timbre):
+            if isinstance(leaf, Tensor):
+                _update(digest, "timbre", leaf)
     return digest.hexdigest()
 
 

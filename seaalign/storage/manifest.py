@@ -82,8 +82,21 @@ def _utterance(row: Any, vocab_size: int | None) -> Utterance:
     if row.get("style_tokens") is not None:
         style = Style(_ids(row, "style_tokens"), None if row.get("style_text") is None else _ids(row, "style_text"))
         check_codes("style tokens", style.tokens, vocab_size)
-    timbre = None if row.get("timbre") is None else torch.tensor(row["timbre"], dtype=torch.float32)
-    return Utterance(row["id"], Prompt(_ids(row, "text"), style, timbre), tokens, row.get("source", "real"))
+    prompt = Prompt(_ids(row, "text"), style, _timbre(row.get("timbre")))
+    return Utterance(row["id"], prompt, tokens, row.get("source", "real"))
+
+
+def _timbre(numbers: Any) -> torch.Tensor | None:
+    if numbers is None:
+        return None
+    try:
+        timbre = torch.tensor(numbers, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"timbre: {str(numbers)[:60]} is not a list of numbers ({error})") from error
+    if not bool(timbre.isfinite().all()):  # Python's JSON reads NaN and Infinity, and 1e99 is too much for 32 bits
+        bad = timbre.flatten()[~timbre.flatten().isfinite()][0]
+        raise ValueError(f"timbre: holds {float(bad)}: every number must be finite; compute the embedding anew")
+    return timbre
 
 
 def _ids(row: dict[str, Any], name: str) -> torch.Tensor:

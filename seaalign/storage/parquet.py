@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seaalign.records import Prompt, Style, Triplet, Utterance
-from seaalign.storage.columns import Blobs, read_columns, write_columns
+from seaalign.storage.columns import Blobs, Damaged, read_columns, write_columns
 from seaalign.storage.rows import OnBad, Refused, check_codes, sift
 
 _PROMPT = {"id": "string", "text": "ids", "style_tokens": "ids", "style_text": "ids", "timbre": "blob"}
@@ -151,8 +151,10 @@ def _prompt(columns: dict[str, list[Any]], i: int, books: int | None, vocab_size
         text = columns["style_text"][i]
         tokens = _tokens("style tokens", columns["style_tokens"][i], books, vocab_size)
         style = Style(tokens, None if text is None else torch.tensor(text, dtype=torch.long))
-    text = columns["text"][i]
-    return Prompt(torch.tensor([] if text is None else text, dtype=torch.long), style, columns["timbre"][i])
+    text, timbre = columns["text"][i], columns["timbre"][i]
+    if isinstance(timbre, Damaged):
+        raise ValueError(timbre.reason)
+    return Prompt(torch.tensor([] if text is None else text, dtype=torch.long), style, timbre)
 
 
 def _tokens(name: str, values: np.ndarray | None, books: int | None, vocab_size: int | None) -> Tensor:
