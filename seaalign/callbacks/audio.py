@@ -37,7 +37,7 @@ class SampleAudio(PromptedCallback):
     Args:
         prompts: see `PromptedCallback`, which also describes the arguments up to `limit`.
         out_dir: folder of the wavs; default: `samples` in the trainer's log folder.
-        every_n_epochs: at the end of every n-th epoch.
+        every_n_epochs: in every n-th epoch, at each of its validations or at its end.
         every_n_steps: every n optimizer steps instead.
         max_len: frames.
         temperature: 0 = greedy.

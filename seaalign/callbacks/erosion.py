@@ -11,13 +11,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from seaalign.callbacks.prompted import PromptedCallback, Prompts, rate_of, sound
+from seaalign.functional.entropy import count_entropy
 from seaalign.functional.pitch import f0
 from seaalign.functional.prosody import f0_std
 from seaalign.functional.repetition import repetition_rate
-from seaalign.functional.tokens import token_entropy, tokens_per_unit
+from seaalign.functional.tokens import token_counts, tokens_per_unit
 from seaalign.records import Prompt, Speech
 
 Measurement = dict[str, float]
+
+# Codes to assume where the backbone does not say how many it has. The corrected entropy is capped at log2 of this
+# number, and a cap by the largest id that happened to be sampled would cut away the very codes it infers; 2^20 is more
+# than speech tokenizers have, so it does not cap.
+_MANY_CODES = 1 << 20
 
 
 class ErosionMonitor(PromptedCallback):
@@ -27,7 +33,8 @@ class ErosionMonitor(PromptedCallback):
 
     - `entropy`: prosodic entropy H_p, bits, plug-in (eq. 3), and `tokens`, the count it comes from. A model that says
       nothing has 0 bits. `entropy_corrected`: the same, corrected for that count (Chao, Wang and Jost 2013), because
-      answers get longer and shorter during training; decisions use this one.
+      answers get longer and shorter during training; decisions use this one. At most log2 of the backbone's
+      `vocab_size`, where it has one.
     - `repetition`: share of positions in runs of `k` + 1 equal tokens (eq. 25).
     - `tokens_per_word`: speech tokens per text unit; `cut`: share of answers cut at `max_len`.
     - `f0_std`: semitones, mean over the answers with enough voiced frames, and `voiced`, the share of those; where the
@@ -43,7 +50,7 @@ class ErosionMonitor(PromptedCallback):
 
     Args:
         prompts: see `PromptedCallback`, which also describes the arguments up to `limit`.
-        every_n_epochs: measure at the end of every n-th epoch.
+        every_n_epochs: measure in every n-th epoch, at each of its validations or at its end.
         every_n_steps: measure every n optimizer steps instead.
         n: answers per prompt.
         max_len: frames.
@@ -137,22 +144,29 @@ class ErosionMonitor(PromptedCallback):
         """Sample the prompts and compute the statistics."""
         prompts = [prompt if self.style else prompt.plain() for prompt in self._moved(module)]
         speech = self.draw(backbone, prompts)
-        values = self.statistics(speech, prompts)
+        values = self.statistics(speech, prompts, getattr(backbone, "vocab_size", None))
         if self._audible(backbone):
             rate = rate_of(backbone, self.sample_rate)
             values |= self._melody(sound(backbone, speech, prompts), rate, len(speech))
         return values
 
-    def statistics(self, speech: Speech, prompts: Sequence[Prompt]) -> Measurement:
-        """What the tokens alone tell. With K codebooks: the first one."""
+    def statistics(self, speech: Speech, prompts: Sequence[Prompt], vocab_size: int | None = None) -> Measurement:
+        """What the tokens alone tell. With K codebooks: the first one.
+
+        Args:
+            speech: the answers.
+            prompts: what they answer.
+            vocab_size: number of codes, the ceiling (log2) of the corrected entropy; None: no ceiling that matters.
+        """
         rows = [row if row.dim() == 1 else row[:, 0] for row in speech.rows()]
         units = torch.tensor(self.units if self.units is not None else [len(prompt.text) for prompt in prompts])
         count = int(speech.lengths.sum())
         bits = {"entropy": 0.0, "entropy_corrected": 0.0}
         if count:
-            codes = 1 + max(int(row.max()) for row in rows if len(row))  # codes never seen add nothing to the entropy
-            bits["entropy"] = float(token_entropy(rows, vocab_size=codes))
-            bits["entropy_corrected"] = float(token_entropy(rows, vocab_size=codes, correction="chao-wang-jost"))
+            seen = 1 + max(int(row.max()) for row in rows if len(row))
+            counts = token_counts(rows, vocab_size=max(seen, vocab_size or _MANY_CODES))
+            bits["entropy"] = float(count_entropy(counts))
+            bits["entropy_corrected"] = float(count_entropy(counts, "chao-wang-jost"))
         return bits | {
             "tokens": float(count),
             "repetition": float(repetition_rate(rows, k=self.k).rate),
@@ -197,7 +211,7 @@ class ErosionMonitor(PromptedCallback):
         eroding = bool(self.eroding(self.history))
         if eroding and not self.flagged:
             rank_zero_warn(self._verdict())
-        self.flagged = eroding
+        self.flagged = self.flagged or eroding  # a run that recovers has still been through it
         if eroding and self.stop:
             trainer.should_stop = True
 

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from seaalign import ErosionMonitor, LogitsBackbone, Prompt, Speech
+from seaalign.callbacks import PromptedCallback
 from tests.callbacks.strangers import VOCAB, ListLogger, Stranger, TinyBackbone, policy_of, prompts
 
 KEYS = {"entropy", "entropy_corrected", "tokens", "repetition", "tokens_per_word", "cut", "f0_std", "voiced"}
@@ -276,6 +277,54 @@ def test_two_processes_sample_once_and_agree(quiet_trainer: Any, tmp_path: Path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["history"] == second["history"] and [m["step"] for m in first["history"]] == [0, 2]
     assert (first["sampled"], second["sampled"]) == (2, 0)
+
+
+def test_the_corrected_entropy_is_capped_by_the_vocabulary_and_not_by_the_largest_id_sampled() -> None:
+    watch = ErosionMonitor([[1]])
+    five = Speech.pack([[0, 1, 2, 3, 3]])  # each of three codes once, one twice
+    assert watch.statistics(five, watch.prompts)["entropy_corrected"] == pytest.approx(3.0324, abs=1e-4)
+    assert watch.statistics(five, watch.prompts, 4)["entropy_corrected"] == 2.0
+    assert watch.statistics(five, watch.prompts, 5)["entropy_corrected"] == pytest.approx(math.log2(5))
+    assert watch.statistics(five, watch.prompts)["entropy"] == pytest.approx(slow_entropy([[0, 1, 2, 3, 3]]))
+
+
+def test_the_vocabulary_is_the_one_of_the_backbone(quiet_trainer: Any) -> None:
+    values = []
+    for size in (None, VOCAB):
+        policy = TinyBackbone()
+        policy.vocab_size = size
+        watch = monitor(n=1, max_len=6, pitch=False)
+        (logged,) = quiet_trainer(callbacks=[watch]).validate(Stranger(policy), verbose=False)
+        values.append(logged["val/erosion/entropy_corrected"])
+    assert values[0] > values[1] == pytest.approx(math.log2(VOCAB))
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_prompts_may_be_a_path_in_either_form(quiet_trainer: Any, tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "real.jsonl"
+    path.write_text('{"id": "a", "text": [1, 2], "tokens": [1]}\n{"id": "b", "text": [3], "tokens": [1]}\n')
+    watch = ErosionMonitor(kind(path), backbone=policy_of, max_len=5)
+    quiet_trainer(callbacks=[watch]).validate(Stranger(), verbose=False)
+    assert watch.file_ids == ["a", "b"] and [p.text.tolist() for p in watch.prompts] == [[1, 2], [3]]
+
+
+def test_every_n_epochs_means_every_validation_of_those_epochs(quiet_trainer: Any) -> None:
+    watch = monitor(every_n_epochs=2, n=1, max_len=5, pitch=False)
+    quiet_trainer(callbacks=[watch], max_epochs=4, val_check_interval=0.5).fit(Stranger())  # 4 steps per epoch
+    assert [m["step"] for m in watch.history] == [0, 6, 8, 14, 16]
+    assert "at each of its validations" in " ".join((PromptedCallback.__doc__ or "").split())
+
+
+def test_the_flag_stays_up_and_the_warning_comes_once_though_the_curve_recovers(quiet_trainer: Any) -> None:
+    class Wavering(ErosionMonitor):
+        def eroding(self, history: list[dict[str, float]]) -> bool:
+            return len(history) in (2, 4)
+
+    watch = Wavering([[1]], backbone=policy_of, every_n_steps=1, max_len=5)
+    with pytest.warns(UserWarning, match="Synthetic Erosion") as caught:
+        quiet_trainer(callbacks=[watch], max_epochs=1).fit(Stranger(validate=False))
+    assert len(watch.history) == 5 and watch.flagged
+    assert sum("Synthetic Erosion" in str(w.message) for w in caught) == 1
 
 
 def test_prompts_may_be_text_ids() -> None:
