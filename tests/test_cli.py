@@ -15,6 +15,8 @@ import yaml
 from lightning.pytorch import Callback
 
 from seaalign import Prompt, Style, Utterance, __version__, cli, write_utterances
+from seaalign.backbones.base import Unsupported
+from seaalign.testing import BackboneError
 
 ROOT = Path(__file__).resolve().parent.parent
 CODES, WORDS = 25, 5
@@ -131,6 +133,58 @@ def test_dispatch_passes_arguments_and_exit_codes(monkeypatch: pytest.MonkeyPatc
     assert seaalign("demo", "stop") == 130 and capsys.readouterr().err == "seaalign: interrupted\n"
 
 
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def command(argv: list[str]) -> None:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "demo", cli.Command("tests_of_the_cli:command", "for this test"))
+    monkeypatch.setitem(sys.modules, "tests_of_the_cli", type("Module", (), {"command": staticmethod(command)}))
+
+
+@pytest.mark.parametrize("kind", [OSError, ValueError, UnicodeError, Unsupported, BackboneError])
+def test_what_says_it_all_needs_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Any, kind: Any) -> None:
+    failing(monkeypatch, kind("temperature must be >= 0, got -1"))
+    monkeypatch.delenv("SEAALIGN_TRACEBACK", raising=False)
+    assert seaalign("demo") == 1
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first == "seaalign: error: temperature must be >= 0, got -1" and "SEAALIGN_TRACEBACK=1" in hint
+    monkeypatch.setenv("SEAALIGN_TRACEBACK", "1")
+    with pytest.raises(kind, match="got -1"):
+        seaalign("demo")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEAALIGN_TRACEBACK", raising=False)
+    for kind in (ZeroDivisionError, AssertionError, NotImplementedError):
+        failing(monkeypatch, kind("a bug"))
+        with pytest.raises(kind):
+            seaalign("demo")
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("--model.alpha=80", "alpha must be a share between 0 and 1, got 80"),
+        ("--data.val_fraction=7", "val_fraction must lie in 0..1, below 1, got 7.0"),
+        ("--trainer.callbacks.patience=0", "patience >= 1, got 0.1 and 0"),
+    ],
+)
+def test_a_value_that_a_class_refuses_is_told_in_its_words(config: Any, capsys: Any, setting: str, says: str) -> None:
+    watch = {"class_path": "ErosionMonitor", "init_args": {"prompts": [[1]]}}
+    assert seaalign("fit", "--config", config("DGSA", [watch], alpha=0.8), setting) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2].startswith("seaalign: error: ") and says in said[-2] and "Namespace" not in "".join(said)
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"", b"PK\x03\x04 cut off", b"a: 1\nb: 2\n", "tensor"])
+def test_weights_that_are_no_checkpoint(config: Any, tmp_path: Path, capsys: Any, content: Any) -> None:
+    path = tmp_path / "odd.ckpt"
+    torch.save(torch.ones(2), path) if content == "tensor" else path.write_bytes(content)
+    assert seaalign("fit", "--config", config(), "--weights", path) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert f"seaalign: error: --weights {path} is no checkpoint that could be read" in said[-2]
+
+
 @pytest.mark.parametrize(
     ("key", "says"),
     [
@@ -217,7 +271,7 @@ def test_dgsa_starts_from_the_weights_of_sft(config: Any, tmp_path: Path, capsys
     said = capsys.readouterr().err.splitlines()[-1]
     assert "last.ckpt does not fit" in said and "size mismatch for backbone.content.weight" in said
     assert seaalign("fit", "--config", aligned, "--weights", "nowhere.ckpt") == 1
-    assert "No such file or directory: 'nowhere.ckpt'" in capsys.readouterr().err.splitlines()[-1]
+    assert "No such file or directory: 'nowhere.ckpt'" in capsys.readouterr().err.splitlines()[-2]
 
 
 def test_validate_reads_a_checkpoint(config: Any, speech: Path, tmp_path: Path, capsys: Any) -> None:

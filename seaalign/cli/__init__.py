@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -72,9 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(getattr(import_module(module), function)(rest) or 0)
     except KeyboardInterrupt:
         return _interrupted()
-    except OSError as error:  # a file that is not there, a disk that is full: nothing that a traceback would explain
-        print(f"seaalign: error: {error}", file=sys.stderr)
-        return 1
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # the Trainer's answer to Ctrl-C
             return _interrupted()
@@ -82,6 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(stop.code, file=sys.stderr)
             return 1
         return stop.code or 0
+    except Exception as error:
+        if os.environ.get("SEAALIGN_TRACEBACK", "") not in ("", "0") or not _says_it_all(error):
+            raise
+        print(f"seaalign: error: {error}\n(SEAALIGN_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        return 1
+
+
+def _says_it_all(error: Exception) -> bool:
+    """Are these words for the user: a file that is not there, a value that does not fit, a model that lacks something?
+
+    The library's own classes are known by name, because importing them would load torch.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, OSError | ValueError) or not names.isdisjoint({"Unsupported", "BackboneError"})
 
 
 def _unknown(name: str) -> int:

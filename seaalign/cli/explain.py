@@ -44,6 +44,26 @@ def explain(message: str, options: Sequence[str], classes: Sequence[str] = ()) -
     return message
 
 
+def reasons(message: str) -> str:
+    r"""What the classes themselves said, out of jsonargparse's account of how it tried to build one.
+
+    Args:
+        message: of the error.
+
+    Returns:
+        The reasons without the settings of the whole run around them, or the message where it is no such account.
+
+    Example:
+        >>> reasons("Does not validate against any of the Union subtypes\nErrors:\n  - alpha is 80\nGiven value: 1")
+        'alpha is 80'
+    """
+    if "Does not validate against any of the Union subtypes" not in message:
+        return message
+    said = [line.strip()[2:] for line in message.splitlines() if line.lstrip().startswith("- ")]
+    told = [line for line in said if not line.startswith(("Expected a", "Does not validate"))]
+    return "; ".join(dict.fromkeys(told)) or message.partition("\nGiven value")[0]
+
+
 def near(name: str, known: Sequence[str]) -> str:
     """`; did you mean ...?`, or a full stop."""
     matches = get_close_matches(name, known, n=1)

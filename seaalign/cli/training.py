@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pickle import UnpicklingError
 from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from seaalign.callbacks import ErosionMonitor, SampleAudio
-from seaalign.cli.explain import explain
+from seaalign.cli.explain import explain, reasons
 from seaalign.data import SpeechData, TripletData, load_utterances
 from seaalign.miniature.lm import TextSpeechLM
 from seaalign.modules import DGSA, SFT
@@ -63,17 +64,37 @@ class Training(LightningCLI):
             help="checkpoint whose weights the model starts from; unlike ckpt_path, only the weights",
         )
 
+    def instantiate_classes(self) -> None:
+        """What a class refuses, in its own words."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ValueError(reasons(str(error))) from error
+
     def after_instantiate_classes(self) -> None:
         """Load `--weights`."""
         path = self._get(self.config, "weights")
         if path is None:
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _weights(path)
         try:
-            self.model.load_state_dict(state.get("state_dict", state))
+            self.model.load_state_dict(state)
         except RuntimeError as error:
             first = "; ".join(line.strip() for line in str(error).splitlines()[:2])
             sys.exit(f"seaalign: error: {path} does not fit: give the model the class and the sizes it had. {first}")
+
+
+def _weights(path: str) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(state.get("state_dict", state))
+    # broken or foreign bytes make torch.load fail in all of these ways; AttributeError: a tensor is no checkpoint
+    except (UnpicklingError, RuntimeError, LookupError, EOFError, ValueError, TypeError, AttributeError) as error:
+        first = (str(error) or "it is empty").splitlines()[0]
+        raise ValueError(
+            f"--weights {path} is no checkpoint that could be read ({type(error).__name__}: {first}): give a file that "
+            "`seaalign fit` or torch.save wrote, with tensors alone"
+        ) from error
 
 
 class Check(Training):
