@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating, occurrences
+from seaalign.functional.sampling import content_key
 from seaalign.records import Prompt, Speech, Triplet, Utterance
 
 Pairing = Literal["paired", "shuffled"]
@@ -31,8 +32,8 @@ def require_separation(backbone: Backbone, who: str) -> None:
     if missing:
         raise Unsupported(
             f"{who} needs a backbone with the features 'style' and 'timbre', and {type(backbone).__name__} does not "
-            f"declare {missing}. If the model has a style prefix and sets the speaker apart from the tokens, pass them "
-            "on in an adapter and name them in its `features`; if it has not, use TDSC, which needs neither, or SFT."
+            f"declare {missing}. If the model has them, pass them on in an adapter and name them in its `features`; if "
+            "it has not: SFT, and the losses of seaalign.functional on pairs of your own, need neither."
         )
 
 
@@ -114,7 +115,7 @@ def say(
     what: str = "sampling",
     progress: bool = True,
 ) -> list[tuple[Tensor, bool]]:
-    """One answer to each prompt, `batch` prompts a call, whatever the batch: tokens (T,) and whether the row ended.
+    """One answer to each prompt, whatever `batch` is: its tokens (T,) and whether it ended.
 
     Equal prompts stand in different calls with different seeds, so that each gets an answer of its own.
 
@@ -214,10 +215,8 @@ def _batches(frames: list[int], max_frames: int) -> list[list[int]]:
 def _prompts(utterances: Sequence[Utterance], pairing: Pairing, seed: int) -> list[Prompt]:
     bare = [utterance.id for utterance in utterances if utterance.prompt.style is None]
     if bare:
-        raise ValueError(
-            f"{len(bare)} utterances have no style prefix, first {bare[:3]}: give each the style of its own reference "
-            "recording"
-        )
+        needed = "give each the style of its own reference recording"
+        raise ValueError(f"{len(bare)} utterances have no style prefix, first {bare[:3]}: {needed}")
     if pairing not in ("paired", "shuffled"):
         raise ValueError(f"pairing must be 'paired' or 'shuffled', got {pairing!r}")
     prompts = [utterance.prompt for utterance in utterances]
@@ -228,27 +227,18 @@ def _strangers(prompts: list[Prompt], seed: int) -> list[Prompt]:
     if len(prompts) < 2:
         raise ValueError("pairing='shuffled' needs at least two utterances: there is no other voice to take")
     ring = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()
-    place = {row: i for i, row in enumerate(ring)}
-
-    def partner(row: int) -> int:
-        """The next one along a random ring with another timbre; where all sound alike, the next one."""
-        after = (ring[(place[row] + step) % len(ring)] for step in range(1, len(ring)))
-        nearest = ring[(place[row] + 1) % len(ring)]
-        return next((i for i in after if not _same(prompts[i].timbre, prompts[row].timbre)), nearest)
-
-    other = [partner(row) for row in range(len(prompts))]
-    return [
-        replace(prompt, style=prompts[other[i]].style, timbre=prompts[other[i]].timbre)
-        for i, prompt in enumerate(prompts)
-    ]
+    voices = [_voice(prompt) for prompt in prompts]
+    strangers = list(prompts)
+    for at, row in enumerate(ring):  # the next one along a random ring with another timbre; if all are alike, the next
+        after = ring[at + 1 :] + ring[:at]
+        other = prompts[next((i for i in after if voices[i] != voices[row]), after[0])]
+        strangers[row] = replace(prompts[row], style=other.style, timbre=other.timbre)
+    return strangers
 
 
-def _same(a: Any, b: Any) -> bool:
-    left, right = tree_leaves(a), tree_leaves(b)
-    return len(left) == len(right) and all(
-        torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x is y
-        for x, y in zip(left, right, strict=True)
-    )
+def _voice(prompt: Prompt) -> tuple[Any, ...]:
+    leaves = tree_leaves(prompt.timbre)
+    return tuple(content_key([leaf], 0) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
 
 
 def _track(items: Sequence[_Item], what: str, progress: bool) -> Iterable[_Item]:

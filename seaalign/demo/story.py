@@ -128,9 +128,7 @@ class _Story:
         }
         swept = {o.name: summary[o.name] for pair in zip(off, on, strict=True) for o in pair}
         self.console.print()
-        show.table(
-            f"Synthetic share and style (entropies at {n_tokens} tokens; ±: bootstrap over texts)", swept, self.console
-        )
+        show.table(f"Synthetic share and style (entropies at {n_tokens} tokens, ± over texts)", swept, self.console)
         show.table(
             f"Repair at alpha = {ALPHA:g}, style off; the reporter never filtered anything", systems, self.console
         )
@@ -181,9 +179,9 @@ def claims(off: list[Summary], on: list[Summary], systems: dict[str, Summary], a
     def cheaper(unit: str, key: str) -> dict[str, Any]:
         ours, theirs = price(dgsa, key), price(real, key)
         fair = all(z(row, sft, key) > 2 for row in (dgsa, real))  # a price for nothing says nothing
-        numbers = f"WER points per {unit}: DGSA {ours:.1f}, more SFT on real {theirs:.1f}"
+        numbers = f"WER points per {unit}: DGSA {ours:.1f}, more SFT {theirs:.1f}" if fair else "not comparable"
         claim = f"a restored {unit} costs fewer word errors than by more SFT on real"
-        return {"claim": claim, "holds": fair and ours < theirs, "numbers": numbers if fair else "not comparable"}
+        return {"claim": claim, "holds": fair and ours < theirs, "numbers": numbers}
 
     return [
         say("word errors fall with the synthetic share", falls, "wer", *off),

@@ -52,6 +52,7 @@ def _call(slot: int, function: Callable[..., Any], arguments: dict[str, Any]) ->
             _progress[slot] = max(_progress[slot], i / len(items))
             yield item
 
+    _progress[slot] = 1e-9  # begun: its clock starts
     try:
         return function(**arguments, progress=progress)
     finally:
