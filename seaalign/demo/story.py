@@ -50,6 +50,9 @@ class _Story:
     def assess(self, name: str, title: str, style: bool = False, n: int = 1) -> Task:
         return self.task(title, evaluate.assess, name=name, title=title, style=style, seed=self.seed + 1000, n=n)
 
+    def teach(self, title: str, name: str, width: int, seed: int) -> Task:
+        return self.task(title, world.teach, name=name, width=width, sizes=self.sizes, seed=seed)
+
     def prepare(self, fsdd: str | None) -> str:
         """Speech, codec, judge."""
         common = {"sizes": self.sizes, "seed": self.seed}
@@ -58,14 +61,7 @@ class _Story:
         self.run(
             "Codec and judge",
             self.task("codec: tokenizer, flow, vocoder", world.tokenize, **common),
-            self.task(
-                "judge (filters, never reports)",
-                world.teach,
-                name="judge.pt",
-                width=96,
-                sizes=self.sizes,
-                seed=self.seed + 1,
-            ),
+            self.teach("judge (filters, never reports)", "judge.pt", 96, self.seed + 1),
         )
         return description
 
@@ -75,14 +71,7 @@ class _Story:
         self.run(
             "Synthetic Erosion: one language model per synthetic share",
             *(self.task(f"SFT, alpha = {alpha:g}", train.sft, alpha=alpha, **common) for alpha in self.sizes.alphas),
-            self.task(
-                "reporter (reports, never filters)",
-                world.teach,
-                name="reporter.pt",
-                width=80,
-                sizes=self.sizes,
-                seed=self.seed + 2,
-            ),
+            self.teach("reporter (reports, never filters)", "reporter.pt", 80, self.seed + 2),
             self.task("speaker embedding", world.recognise_speakers, seed=self.seed),
         )
         names = [f"sft-{alpha:g}" for alpha in self.sizes.alphas]
