@@ -8,6 +8,7 @@ from seaalign.testing import check_backbone
 from tests.backbones.user_models import built, tokens
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.audio  # not for sound: transformers itself imports torchaudio where it finds it installed
 
 VOCAB, EOS, START = 40, 39, 38  # one vocabulary for text and speech, as in Llasa or Orpheus
 
