@@ -48,14 +48,14 @@ QUICK = Sizes(
     real=60,
     flat=240,
     codec=90,
-    lessons=240,
-    tests=50,
+    lessons=200,
+    tests=40,
     alphas=(0.0, 0.8, 1.0),
-    codec_steps=100,
-    ear_steps=150,
-    sft_steps=90,
-    align_steps=25,
-    real_sft_steps=40,
+    codec_steps=70,
+    ear_steps=110,
+    sft_steps=60,
+    align_steps=15,
+    real_sft_steps=30,
 )
 
 
