@@ -6,20 +6,18 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from seaalign.backbones.base import Backbone, Unsupported, evaluating, occurrences
+from seaalign.backbones.base import Backbone, Unsupported, calls, evaluating
 from seaalign.functional.sampling import content_key
 from seaalign.records import Prompt, Speech, Triplet, Utterance
 
 Pairing = Literal["paired", "shuffled"]
 _Item = TypeVar("_Item")
-_NEXT_ROUND = 1_000_003  # far from the seeds that people give
 
 
 def require_separation(backbone: Backbone, who: str) -> None:
@@ -130,12 +128,9 @@ def say(
         what: the title of the progress bar.
         progress: show a bar on a terminal.
     """
-    rounds = occurrences(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: (rounds[i], limits[i]))
-    calls = [list(group) for _, group in groupby(order, key=lambda i: rounds[i])]
     said: list[tuple[Tensor, bool]] = [(torch.zeros(0), False)] * len(prompts)
-    for rows in _track([call[i : i + batch] for call in calls for i in range(0, len(call), batch)], what, progress):
-        generator = torch.Generator().manual_seed(seed + _NEXT_ROUND * rounds[rows[0]])
+    for rows, turn in _track(calls(prompts, batch, limits), what, progress):
+        generator = torch.Generator().manual_seed(seed + turn)
         most = torch.tensor([limits[i] for i in rows])
         speech = backbone.sample([prompts[i] for i in rows], 1, temperature, top_p, most, generator=generator).to("cpu")
         for i, tokens, ended in zip(rows, speech.rows(), speech.ended.tolist(), strict=True):

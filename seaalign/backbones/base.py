@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -133,6 +134,30 @@ def occurrences(prompts: Sequence[Prompt]) -> list[int]:
         counts.append(seen.get(key, 0))
         seen[key] = counts[-1] + 1
     return counts
+
+
+def calls(prompts: Sequence[Prompt], batch: int, size: Sequence[int] | None = None) -> list[tuple[list[int], int]]:
+    """Cut a long list into calls of `sample` so that what a prompt draws does not depend on the cut.
+
+    Args:
+        prompts: P prompts.
+        batch: prompts per call.
+        size: what to put neighbours together by (P,), for instance expected lengths; default: their order.
+
+    Returns:
+        For each call the indices of its prompts, no two of them equal, and what to add to the seed.
+
+    Example:
+        >>> calls([Prompt([1]), Prompt([2]), Prompt([1])], 8)
+        [([0, 1], 0), ([2], 1000003)]
+    """
+    rounds = occurrences(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: (rounds[i], size[i] if size else i))
+    groups = [list(group) for _, group in groupby(order, key=lambda i: rounds[i])]
+    far = 1_000_003  # from the seeds that people give
+    return [
+        (group[i : i + batch], far * turn) for turn, group in enumerate(groups) for i in range(0, len(group), batch)
+    ]
 
 
 def row_keys(prompts: Sequence[Prompt], n: int, seed: int) -> Tensor:

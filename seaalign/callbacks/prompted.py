@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from seaalign.backbones.base import Unsupported, evaluating, occurrences
+from seaalign.backbones.base import Unsupported, calls, evaluating
 from seaalign.data import load_utterances
 from seaalign.records import Prompt, Speech
 
@@ -109,22 +109,18 @@ class PromptedCallback(Callback):
 
     def draw(self, backbone: Any, prompts: Sequence[Prompt]) -> Speech:
         """`n` answers to each prompt, always the same ones for the same weights; `batch_size` prompts at a time."""
-        rounds, said = occurrences(prompts), time.monotonic()
         answers: list[list[tuple[torch.Tensor, bool]]] = [[] for _ in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: rounds[i])
-        for start in range(0, len(prompts), self.batch_size):
-            part = order[start : start + self.batch_size]
-            # a seed for each round of equal prompts: what a prompt draws must not depend on what shares its call
-            for turn in sorted({rounds[i] for i in part}):
-                turns = [i for i in part if rounds[i] == turn]
-                generator = torch.Generator().manual_seed(self.seed + 1_000_003 * turn)
-                how = {"temperature": self.temperature, "top_p": self.top_p, "max_len": self.max_len}
-                speech = backbone.sample([prompts[i] for i in turns], n=self.n, generator=generator, **how)
-                for k, answer in enumerate(zip(speech.rows(), speech.ended.tolist(), strict=True)):
-                    answers[turns[k // self.n]].append(answer)
-            if time.monotonic() - said > 2 and start + len(part) < len(prompts):
+        how = {"temperature": self.temperature, "top_p": self.top_p, "max_len": self.max_len}
+        done, said = 0, time.monotonic()
+        for part, turn in calls(prompts, self.batch_size):
+            generator = torch.Generator().manual_seed(self.seed + turn)
+            speech = backbone.sample([prompts[i] for i in part], n=self.n, generator=generator, **how)
+            for k, answer in enumerate(zip(speech.rows(), speech.ended.tolist(), strict=True)):
+                answers[part[k // self.n]].append(answer)
+            done += len(part)
+            if time.monotonic() - said > 2 and done < len(prompts):
                 said = time.monotonic()
-                _say(f"{type(self).__name__}: {start + len(part)} of {len(prompts)} prompts sampled")
+                _say(f"{type(self).__name__}: {done} of {len(prompts)} prompts sampled")
         rows, ended = ([pair[k] for of_one in answers for pair in of_one] for k in (0, 1))
         return Speech.pack(rows, ended, torch.arange(len(prompts)).repeat_interleave(self.n))
 
