@@ -56,9 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out.exists() and not _may_be_replaced(args.out):
         parser().error(f"--out {args.out}: holds something else than an earlier demo; give a new folder")
     console, start = Console(), time.monotonic()
-    from seaalign.demo.story import tell
+    from seaalign.demo.tasks import Crew
 
-    results = tell(args, console)
+    with Crew(args.workers, console) as crew:
+        from seaalign.demo.story import tell  # seconds of imports, which the workers do at the same time
+
+        results = tell(args, crew)
     seconds = time.monotonic() - start
     results |= {
         "seconds": round(seconds, 1),

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from seaalign.demo import evaluate, show, train, world
 from seaalign.demo.evaluate import Outcome
 from seaalign.demo.show import Summary
@@ -21,17 +19,16 @@ ALPHA = 0.8
 SFT_AT = f"sft-{ALPHA:g}"
 
 
-def tell(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+def tell(args: argparse.Namespace, crew: Crew) -> dict[str, Any]:
     """Run every stage in a draft folder beside that of the results."""
     sizes = world.QUICK if args.quick else world.Sizes()
     folder = args.out.with_name(args.out.name + ".part")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with Crew(args.workers, console) as crew:
-        told = _Story(folder, sizes, args.seed, crew)
-        description = told.prepare(args.fsdd)
-        sweep = told.sweep()
-        systems = told.repair()
+    told = _Story(folder, sizes, args.seed, crew)
+    description = told.prepare(args.fsdd)
+    sweep = told.sweep()
+    systems = told.repair()
     results = told.report(sweep, systems)
     return {"source": description, "seed": args.seed, "sizes": asdict(sizes), **results}
 

@@ -45,6 +45,10 @@ def _start(shared: Any) -> None:
     logging.getLogger(lightning.pytorch.__name__).setLevel(logging.ERROR)
 
 
+def _ready() -> None:
+    """Nothing to do but to be there."""
+
+
 def _call(slot: int, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     def progress(steps: Iterable[Any]) -> Iterable[Any]:
         items = list(steps)
@@ -69,7 +73,7 @@ class Crew:
 
     def __init__(self, workers: int, console: Console) -> None:
         context = multiprocessing.get_context("spawn")
-        self.console = console
+        self.workers, self.console = workers, console
         self.shared = context.Array("d", _MOST_TASKS, lock=False)
         self.pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(self.shared,))
 
@@ -77,6 +81,9 @@ class Crew:
         # numerical libraries count threads when a process starts, so the environment has to say it
         self.before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"
+        # a pool starts a process when a task finds none idle: asked now, all import side by side, and beside the caller
+        for _ in range(self.workers):
+            self.pool.submit(_ready)
         return self
 
     def __exit__(self, *_: Any) -> None:
