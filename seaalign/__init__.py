@@ -21,6 +21,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Candidate": "records",
+    "Pair": "records",
+    "Sentence": "records",
+    "Verdict": "records",
     "Prompt": "records",
     "Speech": "records",
     "Style": "records",
@@ -62,10 +66,14 @@ if TYPE_CHECKING:
     from seaalign.callbacks import ErosionMonitor, SampleAudio
     from seaalign.data import SpeechData, TripletData
     from seaalign.modules import DGSA, SFT
-    from seaalign.records import Prompt, Speech, Style, Triplet, Utterance
+    from seaalign.records import Candidate, Pair, Prompt, Sentence, Speech, Style, Triplet, Utterance, Verdict
     from seaalign.storage import read_triplets, read_utterances, write_triplets, write_utterances
 
 __all__ = [
+    "Verdict",
+    "Sentence",
+    "Pair",
+    "Candidate",
     "Prompt",
     "Speech",
     "Style",

@@ -1,9 +1,4 @@
-"""The nouns of seaalign: prompts, speech tokens, utterances and triplets, with their shapes.
-
-These records are what flows between the stages (see docs/architecture.md). They hold tensors and nothing clever: an
-adapter, a user's own sampler or a data loader can build them in one line. `storage` writes them to Parquet and reads
-them back.
-"""
+"""What a backbone is called with: prompts in, speech tokens out."""
 
 from __future__ import annotations
 
@@ -20,12 +15,14 @@ Ids: TypeAlias = Tensor | Sequence[Any]
 """Integer ids: a tensor, or what `torch.as_tensor` makes one of."""
 
 
-def _set(record: Any, **values: Any) -> None:
+def set_fields(record: Any, **values: Any) -> None:
+    """Fill a record while it is being built."""
     for name, value in values.items():
         object.__setattr__(record, name, value)  # the records are frozen once they are built
 
 
-def _ids(value: Any, name: str, dims: tuple[int, ...]) -> Tensor:
+def token_ids(value: Any, name: str, dims: tuple[int, ...]) -> Tensor:
+    """Integer ids as int64, or an error that names what is wrong."""
     tensor = torch.as_tensor(value)
     if tensor.numel() == 0:
         tensor = tensor.long()
@@ -55,8 +52,8 @@ class Style:
     text: Tensor | None = None
 
     def __init__(self, tokens: Ids, text: Ids | None = None) -> None:
-        words = None if text is None else _ids(text, "Style.text", (1,))
-        _set(self, tokens=_ids(tokens, "Style.tokens", (1, 2)), text=words)
+        words = None if text is None else token_ids(text, "Style.text", (1,))
+        set_fields(self, tokens=token_ids(tokens, "Style.tokens", (1, 2)), text=words)
 
     def to(self, device: Any) -> Style:
         return Style(self.tokens.to(device), None if self.text is None else self.text.to(device))
@@ -85,7 +82,7 @@ class Prompt:
     timbre: Any = None
 
     def __init__(self, text: Ids, style: Style | None = None, timbre: Any = None) -> None:
-        _set(self, text=_ids(text, "Prompt.text", (1,)), style=style, timbre=timbre)
+        set_fields(self, text=token_ids(text, "Prompt.text", (1,)), style=style, timbre=timbre)
         if not len(self.text):
             raise ValueError("Prompt.text is empty: there is nothing to say; drop the row, or check the tokenizer")
 
@@ -125,7 +122,7 @@ class Speech:
     prompt: Tensor
 
     def __init__(self, tokens: Ids, lengths: Ids, ended: Any = None, prompt: Any = None) -> None:
-        tokens = _ids(tokens, "Speech.tokens", (2, 3))
+        tokens = token_ids(tokens, "Speech.tokens", (2, 3))
         rows, device = len(tokens), tokens.device
         lengths = torch.as_tensor(lengths, device=device).long()
         ended = torch.ones(rows) if ended is None else torch.as_tensor(ended)
@@ -137,12 +134,14 @@ class Speech:
             raise ValueError(f"Speech.lengths must lie in 0..{tokens.shape[1]} (T), got {lengths.tolist()}")
         if rows and int(prompt.min()) < 0:  # a list would silently count from its end
             raise ValueError(f"Speech.prompt must hold indices >= 0 into the list of prompts, got {prompt.tolist()}")
-        _set(self, tokens=tokens, lengths=lengths, ended=ended.to(device, torch.bool), prompt=prompt.to(device).long())
+        set_fields(
+            self, tokens=tokens, lengths=lengths, ended=ended.to(device, torch.bool), prompt=prompt.to(device).long()
+        )
 
     @classmethod
     def pack(cls, rows: Sequence[Any], ended: Any = None, prompt: Any = None) -> Speech:
         """Pad a list of token rows, each (T_b,) or (T_b, K), into one batch."""
-        tensors = [_ids(row, f"row {i}", (1, 2)) for i, row in enumerate(rows)]
+        tensors = [token_ids(row, f"row {i}", (1, 2)) for i, row in enumerate(rows)]
         if not tensors:
             return cls(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, dtype=torch.long), ended, prompt)
         lengths = torch.tensor([len(row) for row in tensors], device=tensors[0].device)
@@ -171,54 +170,5 @@ class Speech:
     def to(self, device: Any) -> Speech:
         moved = object.__new__(Speech)  # checked when it was built; checking again would wait for the device
         names = ("tokens", "lengths", "ended", "prompt")
-        _set(moved, **{name: getattr(self, name).to(device) for name in names})
+        set_fields(moved, **{name: getattr(self, name).to(device) for name in names})
         return moved
-
-
-@dataclass(frozen=True, eq=False, init=False)
-class Utterance:
-    """A recorded or synthetic sentence, ready for training.
-
-    Args:
-        id: unique within a data set; pairs and stored log-probs refer to it.
-        prompt: text, and where it exists the style prefix and the timbre of the same reference recording.
-        tokens: speech tokens of the recording (T,) or (T, K).
-        source: "real", or the name of the system that synthesised it.
-    """
-
-    id: str
-    prompt: Prompt
-    tokens: Tensor
-    source: str = "real"
-
-    def __init__(self, id: str, prompt: Prompt, tokens: Ids, source: str = "real") -> None:
-        _set(self, id=id, prompt=prompt, tokens=_ids(tokens, f"tokens of utterance {id!r}", (1, 2)), source=source)
-        if not len(self.tokens):
-            raise ValueError(f"utterance {self.id!r} has no speech tokens; drop it, or check its audio")
-
-
-@dataclass(frozen=True, eq=False)
-class Triplet:
-    """One text said three times (eq. 8-9): really, expressively (style on), stably (style off).
-
-    Args:
-        id: the id of the real utterance.
-        prompt: the prompt that `expressive` was sampled from; `stable` was sampled from `prompt.plain()`.
-        real, expressive, stable: speech tokens (T,) or (T, K).
-        ended: did each of the three end by itself (real, expressive, stable)?
-        reference: log-probs per column under the frozen reference policy, one tensor (T+1,) for each of the three, or
-            None. Keys "plain" (scored from the text alone) and, where asked for, "styled" (scored with the style
-            prefix; without `stable`).
-    """
-
-    id: str
-    prompt: Prompt
-    real: Tensor
-    expressive: Tensor
-    stable: Tensor
-    ended: tuple[bool, bool, bool] = (True, True, True)
-    reference: dict[str, tuple[Tensor, ...]] | None = None
-
-    def completions(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(real, expressive, stable)."""
-        return self.real, self.expressive, self.stable
