@@ -1,6 +1,7 @@
 """Utterances and triplets on disk: Parquet for tokens, JSONL for people, fingerprints for what belongs together."""
 
 from seaalign.storage.columns import read_metadata
+from seaalign.storage.critique import read_candidates, read_pairs, write_candidates, write_pairs
 from seaalign.storage.fingerprint import data_hash, layout_of, samples_hash, weights_hash
 from seaalign.storage.manifest import read_manifest
 from seaalign.storage.parquet import read_triplets, read_utterances, write_triplets, write_utterances
@@ -10,12 +11,16 @@ __all__ = [
     "Refused",
     "data_hash",
     "layout_of",
+    "read_candidates",
     "read_manifest",
     "read_metadata",
+    "read_pairs",
     "read_triplets",
     "read_utterances",
     "samples_hash",
     "weights_hash",
+    "write_candidates",
+    "write_pairs",
     "write_triplets",
     "write_utterances",
 ]

@@ -15,12 +15,12 @@ from seaalign.records import Prompt, Style, Triplet, Utterance
 from seaalign.storage.columns import Blobs, Damaged, read_columns, write_columns
 from seaalign.storage.rows import OnBad, Refused, check_codes, sift
 
-_PROMPT = {"id": "string", "text": "ids", "style_tokens": "ids", "style_text": "ids", "timbre": "blob"}
-_UTTERANCE = {**_PROMPT, "source": "string", "tokens": "ids"}
+PROMPT = {"id": "string", "text": "ids", "style_tokens": "ids", "style_text": "ids", "timbre": "blob"}
+_UTTERANCE = {**PROMPT, "source": "string", "tokens": "ids"}
 _SPOKEN = ("real", "expressive", "stable")
 _REFERENCE = tuple(("plain", name) for name in _SPOKEN) + tuple(("styled", name) for name in _SPOKEN[:2])
 _TRIPLET = {
-    **_PROMPT,
+    **PROMPT,
     **{name: "ids" for name in _SPOKEN},
     **{f"{name}_ended": "bool" for name in _SPOKEN},
     **{f"reference_{mode}_{name}": "floats" for mode, name in _REFERENCE},
@@ -46,9 +46,9 @@ def write_utterances(path: str | Path, utterances: Sequence[Utterance], metadata
         >>> read_utterances(path)[0].tokens
         tensor([7, 7, 8])
     """
-    books = _codebooks((u.id, u.tokens) for u in utterances)
+    books = same_codebooks((u.id, u.tokens) for u in utterances)
     pickled = Blobs()
-    rows = [{**_prompt_row(u.id, u.prompt, pickled), "source": u.source, "tokens": _flat(u.tokens)} for u in utterances]
+    rows = [{**prompt_row(u.id, u.prompt, pickled), "source": u.source, "tokens": flat(u.tokens)} for u in utterances]
     write_columns(Path(path), "utterances", _UTTERANCE, rows, {**(metadata or {}), "codebooks": books})
 
 
@@ -57,13 +57,13 @@ def write_triplets(path: str | Path, triplets: Sequence[Triplet], metadata: dict
 
     Arguments and errors as in `write_utterances`.
     """
-    books = _codebooks((t.id, tokens) for t in triplets for tokens in t.completions())
+    books = same_codebooks((t.id, tokens) for t in triplets for tokens in t.completions())
     pickled = Blobs()
     rows = []
     for triplet in triplets:
-        row = _prompt_row(triplet.id, triplet.prompt, pickled)
+        row = prompt_row(triplet.id, triplet.prompt, pickled)
         for name, tokens, ended in zip(_SPOKEN, triplet.completions(), triplet.ended, strict=True):
-            row |= {name: _flat(tokens), f"{name}_ended": ended}
+            row |= {name: flat(tokens), f"{name}_ended": ended}
         for mode, values in (triplet.reference or {}).items():
             row |= {f"reference_{mode}_{n}": v.float().cpu().numpy() for n, v in zip(_SPOKEN, values, strict=False)}
         rows.append(row)
@@ -88,9 +88,12 @@ def read_utterances(
     columns, meta = read_columns(Path(path), "utterances", _UTTERANCE)
 
     def build(i: int) -> Utterance:
-        tokens = _tokens("tokens", columns["tokens"][i], meta["codebooks"], vocab_size)
+        tokens = tokens_of("tokens", columns["tokens"][i], meta["codebooks"], vocab_size)
         return Utterance(
-            columns["id"][i], _prompt(columns, i, meta["codebooks"], vocab_size), tokens, columns["source"][i] or "real"
+            columns["id"][i],
+            prompt_of(columns, i, meta["codebooks"], vocab_size),
+            tokens,
+            columns["source"][i] or "real",
         )
 
     rows = ((f"row {i}", key, partial(build, i)) for i, key in enumerate(columns["id"]))
@@ -104,14 +107,17 @@ def read_triplets(
     columns, meta = read_columns(Path(path), "triplets", _TRIPLET)
 
     def build(i: int) -> Triplet:
-        spoken = [_tokens(name, columns[name][i], meta["codebooks"], vocab_size) for name in _SPOKEN]
+        spoken = [tokens_of(name, columns[name][i], meta["codebooks"], vocab_size) for name in _SPOKEN]
         flags = [bool(columns[f"{name}_ended"][i]) for name in _SPOKEN]
         reference: dict[str, tuple[Tensor, ...]] = {}
         for (mode, name), tokens in zip(_REFERENCE, spoken + spoken[:2], strict=True):
             values = columns[f"reference_{mode}_{name}"][i]
             if values is not None:
-                reference[mode] = (*reference.get(mode, ()), _logps(f"{mode} log-probs of {name}", values, len(tokens)))
-        prompt = _prompt(columns, i, meta["codebooks"], vocab_size)
+                reference[mode] = (
+                    *reference.get(mode, ()),
+                    logps_of(f"{mode} log-probs of {name}", values, len(tokens)),
+                )
+        prompt = prompt_of(columns, i, meta["codebooks"], vocab_size)
         real, expressive, stable = spoken
         return Triplet(
             columns["id"][i], prompt, real, expressive, stable, (flags[0], flags[1], flags[2]), reference or None
@@ -121,17 +127,20 @@ def read_triplets(
     return sift(rows, str(path), on_bad, refused)
 
 
-def _flat(tokens: Tensor | None) -> np.ndarray | None:
+def flat(tokens: Tensor | None) -> np.ndarray | None:
+    """Ids (T,) or (T, K) as one list of 32-bit numbers."""
     return None if tokens is None else tokens.reshape(-1).to("cpu", torch.int32).numpy()
 
 
-def _prompt_row(key: str, prompt: Prompt, pickled: Blobs) -> dict[str, Any]:
+def prompt_row(key: str, prompt: Prompt, pickled: Blobs) -> dict[str, Any]:
+    """The columns that say what was asked."""
     tokens, text = (prompt.style.tokens, prompt.style.text) if prompt.style else (None, None)
-    values = {"style_tokens": _flat(tokens), "style_text": _flat(text), "timbre": pickled.of(prompt.timbre)}
-    return {"id": key, "text": _flat(prompt.text), **values}
+    values = {"style_tokens": flat(tokens), "style_text": flat(text), "timbre": pickled.of(prompt.timbre)}
+    return {"id": key, "text": flat(prompt.text), **values}
 
 
-def _codebooks(rows: Iterable[tuple[str, Tensor]]) -> int | None:
+def same_codebooks(rows: Iterable[tuple[str, Tensor]]) -> int | None:
+    """Their number, or None for rows (T,); an error where rows differ."""
     first: tuple[str, int | None] | None = None
     for key, tokens in rows:
         books = None if tokens.dim() == 1 else tokens.shape[1]
@@ -145,11 +154,12 @@ def _codebooks(rows: Iterable[tuple[str, Tensor]]) -> int | None:
     return first[1]
 
 
-def _prompt(columns: dict[str, list[Any]], i: int, books: int | None, vocab_size: int | None) -> Prompt:
+def prompt_of(columns: dict[str, list[Any]], i: int, books: int | None, vocab_size: int | None) -> Prompt:
+    """The prompt of row i."""
     style = None
     if columns["style_tokens"][i] is not None:
         text = columns["style_text"][i]
-        tokens = _tokens("style tokens", columns["style_tokens"][i], books, vocab_size)
+        tokens = tokens_of("style tokens", columns["style_tokens"][i], books, vocab_size)
         style = Style(tokens, None if text is None else torch.tensor(text, dtype=torch.long))
     text, timbre = columns["text"][i], columns["timbre"][i]
     if isinstance(timbre, Damaged):
@@ -157,7 +167,8 @@ def _prompt(columns: dict[str, list[Any]], i: int, books: int | None, vocab_size
     return Prompt(torch.tensor([] if text is None else text, dtype=torch.long), style, timbre)
 
 
-def _tokens(name: str, values: np.ndarray | None, books: int | None, vocab_size: int | None) -> Tensor:
+def tokens_of(name: str, values: np.ndarray | None, books: int | None, vocab_size: int | None) -> Tensor:
+    """Checked ids (T,) or (T, K)."""
     if values is None or not len(values):
         raise ValueError(f"{name} are empty: drop the row, or check its audio")
     if books and len(values) % books:
@@ -168,7 +179,8 @@ def _tokens(name: str, values: np.ndarray | None, books: int | None, vocab_size:
     return tokens
 
 
-def _logps(name: str, values: np.ndarray, length: int) -> Tensor:
+def logps_of(name: str, values: np.ndarray, length: int) -> Tensor:
+    """Checked log-probs (T+1,)."""
     if len(values) != length + 1:
         raise ValueError(f"{name}: {len(values)} values for {length} tokens and the end: sample the triplets anew")
     if not np.isfinite(values).all():

@@ -1,23 +1,22 @@
-"""Prompts to candidates: the two modes of DGSA, and the reference policy's log-probs of what came out."""
+"""The two modes of DGSA: each real sentence said expressively and stably, in the same voice."""
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from seaalign.backbones.base import Backbone, Unsupported, calls, evaluating
+from seaalign.backbones.base import Backbone, Unsupported, calls
 from seaalign.functional.sampling import content_key
-from seaalign.records import Prompt, Speech, Triplet, Utterance
+from seaalign.records import Prompt, Triplet, Utterance
+from seaalign.sampling.progress import track
 
 Pairing = Literal["paired", "shuffled"]
-_Item = TypeVar("_Item")
 
 
 def require_separation(backbone: Backbone, who: str) -> None:
@@ -129,82 +128,13 @@ def say(
         progress: show a bar on a terminal.
     """
     said: list[tuple[Tensor, bool]] = [(torch.zeros(0), False)] * len(prompts)
-    for rows, turn in _track(calls(prompts, batch, limits), what, progress):
+    for rows, turn in track(calls(prompts, batch, limits), what, progress):
         generator = torch.Generator().manual_seed(seed + turn)
         most = torch.tensor([limits[i] for i in rows])
         speech = backbone.sample([prompts[i] for i in rows], 1, temperature, top_p, most, generator=generator).to("cpu")
         for i, tokens, ended in zip(rows, speech.rows(), speech.ended.tolist(), strict=True):
             said[i] = tokens, ended
     return said
-
-
-def reference_logps(
-    backbone: Backbone,
-    triplets: Sequence[Triplet],
-    *,
-    max_frames: int = 8000,
-    styled: bool = False,
-    progress: bool = True,
-) -> list[Triplet]:
-    """Score the triplets once with the frozen reference policy, per token, so that training needs no second model.
-
-    Args:
-        backbone: the frozen SFT checkpoint, the same that sampled.
-        triplets: from `dual_mode`.
-        max_frames: padded frames per call.
-        styled: also score (real, expressive) with the style prefix, for `DGSA(styled_stability=True)`.
-        progress: show a bar on a terminal.
-
-    Returns:
-        The triplets in the same order, with `reference` filled (see `records.Triplet`).
-
-    Raises:
-        ValueError: a log-prob is not finite.
-    """
-    modes = {"plain": 3, "styled": 2} if styled else {"plain": 3}
-    batches = _batches([3 * max(len(tokens) for tokens in triplet.completions()) for triplet in triplets], max_frames)
-    done = list(triplets)
-    with evaluating(backbone):
-        for rows in _track(batches, "reference log-probs", progress):
-            group = [triplets[i] for i in rows]
-            parts = {mode: score_blocks(backbone, group, count, mode == "plain") for mode, count in modes.items()}
-            for k, i in enumerate(rows):
-                done[i] = replace(
-                    group[k], reference={mode: tuple(block[k] for block in blocks) for mode, blocks in parts.items()}
-                )
-    return done
-
-
-def score_blocks(backbone: Backbone, group: Sequence[Triplet], count: int, plain: bool) -> list[list[Tensor]]:
-    """Log-probs (T+1,) of the first `count` completions of each triplet: one list for each completion."""
-    prompts = [triplet.prompt.plain() if plain else triplet.prompt for triplet in group]
-    speech = stack(group).select(torch.arange(count * len(group)))
-    logps = backbone(prompts, speech).float().cpu()
-    if not bool(torch.isfinite(logps).all()):
-        row = int((~torch.isfinite(logps)).any(-1).nonzero()[0])
-        raise ValueError(
-            f"a log-prob of triplet {group[row % len(group)].id!r} is not finite: a token has probability 0; look at "
-            "its tokens"
-        )
-    cut = [logp[: length + 1].clone() for logp, length in zip(logps, speech.lengths.tolist(), strict=True)]
-    return [cut[block * len(group) : (block + 1) * len(group)] for block in range(count)]
-
-
-def stack(group: Sequence[Triplet]) -> Speech:
-    """G triplets as 3G rows: all real, all expressive, all stable. Those of a triplet share its prompt."""
-    rows = [row for block in zip(*(triplet.completions() for triplet in group), strict=True) for row in block]
-    ended = [flag for block in zip(*(triplet.ended for triplet in group), strict=True) for flag in block]
-    return Speech.pack(rows, ended, torch.arange(len(group)).repeat(3))
-
-
-def _batches(frames: list[int], max_frames: int) -> list[list[int]]:
-    """Indices in order of size, in batches of padded size <= max_frames; a single item may exceed it."""
-    batches: list[list[int]] = [[]]
-    for i in sorted(range(len(frames)), key=frames.__getitem__):
-        if batches[-1] and (len(batches[-1]) + 1) * frames[i] > max_frames:
-            batches.append([])
-        batches[-1].append(i)
-    return batches if frames else []
 
 
 def _prompts(utterances: Sequence[Utterance], pairing: Pairing, seed: int) -> list[Prompt]:
@@ -234,12 +164,3 @@ def _strangers(prompts: list[Prompt], seed: int) -> list[Prompt]:
 def _voice(prompt: Prompt) -> tuple[Any, ...]:
     leaves = tree_leaves(prompt.timbre)
     return tuple(content_key([leaf], 0) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-
-
-def _track(items: Sequence[_Item], what: str, progress: bool) -> Iterable[_Item]:
-    if not progress or not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, what, console=Console(stderr=True), transient=True)

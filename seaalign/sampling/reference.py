@@ -1,0 +1,117 @@
+"""The reference policy as data: its log-probs of triplets and pairs, per token, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from seaalign.backbones.base import Backbone, evaluating
+from seaalign.records import Pair, Prompt, Speech, Triplet
+from seaalign.sampling.progress import track
+
+
+def reference_logps(
+    backbone: Backbone,
+    triplets: Sequence[Triplet],
+    *,
+    max_frames: int = 8000,
+    styled: bool = False,
+    progress: bool = True,
+) -> list[Triplet]:
+    """Score the triplets once with the frozen reference policy, per token, so that training needs no second model.
+
+    Args:
+        backbone: the frozen SFT checkpoint, the same that sampled.
+        triplets: from `dual_mode`.
+        max_frames: padded frames per call.
+        styled: also score (real, expressive) with the style prefix, for `DGSA(styled_stability=True)`.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The triplets in the same order, with `reference` filled (see `records.Triplet`).
+
+    Raises:
+        ValueError: a log-prob is not finite.
+    """
+    modes = {"plain": 3, "styled": 2} if styled else {"plain": 3}
+    batches = _batches([3 * max(len(tokens) for tokens in triplet.completions()) for triplet in triplets], max_frames)
+    done = list(triplets)
+    with evaluating(backbone):
+        for rows in track(batches, "reference log-probs", progress):
+            group = [triplets[i] for i in rows]
+            parts = {mode: score_blocks(backbone, group, count, mode == "plain") for mode, count in modes.items()}
+            for k, i in enumerate(rows):
+                done[i] = replace(
+                    group[k], reference={mode: tuple(block[k] for block in blocks) for mode, blocks in parts.items()}
+                )
+    return done
+
+
+def score_blocks(backbone: Backbone, group: Sequence[Triplet], count: int, plain: bool) -> list[list[Tensor]]:
+    """Log-probs (T+1,) of the first `count` completions of each triplet: one list for each completion."""
+    prompts = [triplet.prompt.plain() if plain else triplet.prompt for triplet in group]
+    return _score(backbone, prompts, stack(group).select(torch.arange(count * len(group))), [t.id for t in group])
+
+
+def pair_logps(
+    backbone: Backbone, pairs: Sequence[Pair], *, max_frames: int = 8000, progress: bool = True
+) -> list[Pair]:
+    """Score pairs once with the frozen reference policy, given the prompt that both answer.
+
+    Args:
+        backbone: the reference policy.
+        pairs: from `pairs.mine`.
+        max_frames: padded frames per call.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The pairs in the same order, with `reference` filled.
+
+    Raises:
+        ValueError: a log-prob is not finite.
+    """
+    done = list(pairs)
+    sizes = [2 * max(len(tokens) for tokens in pair.completions()) for pair in pairs]
+    with evaluating(backbone):
+        for rows in track(_batches(sizes, max_frames), "reference log-probs", progress):
+            group = [pairs[i] for i in rows]
+            chosen, rejected = _score(backbone, [p.prompt for p in group], stack(group), [p.id for p in group])
+            for i, one, other in zip(rows, chosen, rejected, strict=True):
+                done[i] = replace(pairs[i], reference=(one, other))
+    return done
+
+
+def _score(backbone: Backbone, prompts: list[Prompt], speech: Speech, ids: list[str]) -> list[list[Tensor]]:
+    """Log-probs (T+1,) of rows in blocks of len(ids): one list for each block."""
+    size = len(ids)
+    logps = backbone(prompts, speech).float().cpu()
+    if not bool(torch.isfinite(logps).all()):
+        row = int((~torch.isfinite(logps)).any(-1).nonzero()[0])
+        raise ValueError(
+            f"a log-prob of {ids[row % size]!r} is not finite: a token has probability 0; look at its tokens"
+        )
+    cut = [logp[: length + 1].clone() for logp, length in zip(logps, speech.lengths.tolist(), strict=True)]
+    return [cut[start : start + size] for start in range(0, len(cut), size)]
+
+
+def stack(group: Sequence[Triplet] | Sequence[Pair]) -> Speech:
+    """G triplets as 3G rows (all real, all expressive, all stable), or G pairs as 2G (all chosen, all rejected).
+
+    The rows of one share its prompt.
+    """
+    blocks = list(zip(*(item.completions() for item in group), strict=True))
+    ended = [flag for block in zip(*(item.ended for item in group), strict=True) for flag in block]
+    return Speech.pack([row for block in blocks for row in block], ended, torch.arange(len(group)).repeat(len(blocks)))
+
+
+def _batches(frames: list[int], max_frames: int) -> list[list[int]]:
+    """Indices in order of size, in batches of padded size <= max_frames; a single item may exceed it."""
+    batches: list[list[int]] = [[]]
+    for i in sorted(range(len(frames)), key=frames.__getitem__):
+        if batches[-1] and (len(batches[-1]) + 1) * frames[i] > max_frames:
+            batches.append([])
+        batches[-1].append(i)
+    return batches if frames else []
