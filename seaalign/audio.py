@@ -10,9 +10,11 @@ import importlib
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +50,63 @@ def speechbrain() -> ModuleType:
         ImportError: It, or a torchaudio that fits this torch, is missing.
     """
     torchaudio()
-    return _door("speechbrain", f"{_PAIR} speechbrain")
+    # Its first import changes settings of torch for the whole program (TF32: training would lose precision unasked),
+    # unless this variable names them.
+    ours = "SB_DISABLE_QUIRKS" not in os.environ
+    if ours:
+        os.environ["SB_DISABLE_QUIRKS"] = "allow_tf32,disable_jit_profiling,disable_cudnn_benchmarking"
+    try:
+        return _door("speechbrain", f"{_PAIR} speechbrain")
+    finally:
+        if ours:
+            del os.environ["SB_DISABLE_QUIRKS"]
+
+
+def speechbrain_recogniser(
+    source: str, interface: str, device: torch.device, savedir: str | os.PathLike[str] | None = None
+) -> Any:
+    """A speech recogniser of speechbrain, loaded.
+
+    Args:
+        source: Name on the Hugging Face hub, or a folder with hyperparams.yaml. A recipe can run any code: trust it.
+        interface: Its class in speechbrain.inference.ASR.
+        device: Where it runs.
+        savedir: Where downloaded files go; None = the cache of Hugging Face.
+
+    Raises:
+        ImportError: speechbrain does not load.
+        ValueError: No such class, or one without `transcribe_batch`.
+    """
+    speechbrain()
+    found: Any = getattr(_door("speechbrain.inference.ASR", f"{_PAIR} speechbrain"), interface, None)
+    if not hasattr(found, "transcribe_batch"):
+        raise ValueError(f"speechbrain has no recogniser {interface!r}: the model's page names one, as EncoderASR")
+    return found.from_hparams(source=source, savedir=savedir and str(savedir), run_opts={"device": str(device)})
+
+
+def speaker_encoder(source: str, savedir: str | os.PathLike[str] | None = None, device: str = "cpu") -> Any:
+    """A speaker encoder of speechbrain: a function from waveforms and their rate to embeddings (B, D).
+
+    Args:
+        source: Name on the Hugging Face hub, as speechbrain/spkrec-ecapa-voxceleb, or a folder with hyperparams.yaml.
+            A recipe can run any code: trust it.
+        savedir: Where downloaded files go; None = the cache of Hugging Face.
+        device: Where it runs.
+
+    Raises:
+        ImportError: speechbrain does not load.
+    """
+    speechbrain()
+    found: Any = _door("speechbrain.inference.speaker", f"{_PAIR} speechbrain").EncoderClassifier
+    model = found.from_hparams(source=source, savedir=savedir and str(savedir), run_opts={"device": device})
+    rate = int(getattr(model.hparams, "sample_rate", 16_000))
+
+    def embed(waveforms: Sequence[Tensor], sample_rate: int) -> Tensor:
+        # one by one: the encoder normalises over time, so padding would change what it says
+        heard = [resample(wave.to(device), sample_rate, rate) for wave in waveforms]
+        return torch.stack([model.encode_batch(wave[None]).squeeze().detach().cpu() for wave in heard])
+
+    return embed
 
 
 def _soundfile() -> ModuleType:
