@@ -88,7 +88,8 @@ class TokenRecogniser(nn.Module):
         if min(codes, codebooks, steps, width) < 1 or not symbols or len(set(symbols)) != len(symbols):
             raise ValueError(
                 f"a recogniser needs sizes of at least 1 and different symbols, got codes {codes}, codebooks "
-                f"{codebooks}, steps {steps}, width {width} and {len(symbols)} symbols, {len(set(symbols))} of them different"
+                f"{codebooks}, steps {steps}, width {width} and {len(symbols)} symbols, {len(set(symbols))} of them "
+                "different"
             )
         self.settings = {
             "codes": codes, "symbols": list(symbols), "codebooks": codebooks, "steps": steps, "width": width,
@@ -120,8 +121,8 @@ class TokenRecogniser(nn.Module):
         steps = max(1, int(torch.quantile(need.double(), 0.99).ceil()))
         if steps > _MOST_STEPS:
             raise ValueError(
-                f"1 % of the utterances have more than {_MOST_STEPS} text ids per speech token ({float(need.max()):.1f} "
-                "at most): check that tokens and texts belong together"
+                f"1 % of the utterances have more than {_MOST_STEPS} text ids per speech token (at most "
+                f"{float(need.max()):.1f}): check that tokens and texts belong together"
             )
         codes = 1 + max(int(u.tokens.max()) for u in utterances)
         books = utterances[0].tokens.shape[1] if utterances[0].tokens.dim() == 2 else 1
@@ -153,7 +154,8 @@ class TokenRecogniser(nn.Module):
         if tokens.shape[1] != self.codebooks or int(tokens.min()) < 0:
             raise ValueError(
                 f"row {number} holds (T, K) = {tuple(tokens.shape)} with ids from {int(tokens.min())} on; this "
-                f"recogniser reads K = {self.codebooks} and ids from 0 on: give the model's speech tokens, without padding"
+                f"recogniser reads K = {self.codebooks} and ids from 0 on: give the model's speech tokens, "
+                "without padding"
             )
         known = self.seen.T.gather(0, tokens.clamp(max=self.codes))
         return torch.where(known, tokens, self.codes)
