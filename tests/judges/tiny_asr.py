@@ -76,6 +76,12 @@ def save_whisper(folder: Path, seconds: int = SECONDS) -> Path:
             begin_suppress_tokens=[ids["endoftext"]],
         )
     )
+    with torch.no_grad():  # letters are likelier than bytes and marks of time
+        rows = model.model.decoder.embed_tokens.weight
+        model.model.decoder.layer_norm.bias[0] = 4.0  # what all logits see, times the first column
+        rows[len(LETTERS) + 1 : ids["endoftext"], 0] = -2.0
+        rows[ids["notimestamps"] + 1 :, 0] = -2.0
+        rows[ids["endoftext"], 0] += 0.4
     model.generation_config = GenerationConfig(
         max_length=20,
         pad_token_id=ids["endoftext"],

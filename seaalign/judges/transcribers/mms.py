@@ -47,12 +47,15 @@ class MMS(Engine):
 
     def recognise(self, waveforms: list[Tensor], sample_rate: int, language: str | None) -> list[str]:
         tokenizer = self._speak(language)
+        # Marks (<s>, <unk>) are silence too. Not by skip_special_tokens: it drops blanks first, and with them the second
+        # of two equal letters.
+        blank, marks = tokenizer.pad_token_id, {*tokenizer.all_special_ids} - {tokenizer.word_delimiter_token_id}
         order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))  # like with like: less padding
         texts = dict[int, str]()
         for start in range(0, len(order), self._batch):
             group = order[start : start + self._batch]
             for i, ids in zip(group, self._best([waveforms[i] for i in group], sample_rate), strict=True):
-                texts[i] = tokenizer.decode(ids, skip_special_tokens=True)
+                texts[i] = tokenizer.decode([blank if token in marks else token for token in ids])
         return [texts[i] for i in range(len(waveforms))]
 
     def _best(self, waveforms: list[Tensor], rate: int) -> list[list[int]]:

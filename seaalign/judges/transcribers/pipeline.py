@@ -18,7 +18,8 @@ class Pipeline(Engine):
     """A pipeline of the task "automatic-speech-recognition", asked for one waveform at a time.
 
     One at a time, because many of these models answer otherwise in a padded batch. The language reaches Whisper;
-    other models know only their own.
+    other models know only their own. How it decodes is the pipeline's choice: for Whisper recent versions take a beam
+    of 5, `options` says otherwise.
 
     Args:
         pipeline: name of a model on the Hugging Face hub, a folder, or a pipeline that you made.
@@ -53,7 +54,8 @@ class Pipeline(Engine):
         if language and self._pipeline.type == "seq2seq_whisper":
             asked = {"language": language, "task": "transcribe"}
             options["generate_kwargs"] = asked | options.get("generate_kwargs", {})
-        with evaluating(self._pipeline.model):
+        # A pipeline reads its input through a DataLoader, which draws a seed: not from the program's numbers.
+        with evaluating(self._pipeline.model), torch.random.fork_rng(devices=[]):
             return [
                 self._pipeline({"raw": waveform.numpy(), "sampling_rate": sample_rate}, **options)["text"]
                 for waveform in waveforms
