@@ -83,8 +83,7 @@ def fit(
     optimizer = torch.optim.AdamW(recogniser.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.15)
     looks = {round(steps * (i + 1) / _LOOKS) for i in range(_LOOKS)}
-    losses: list[float] = []
-    errors: list[float] = []
+    losses, errors = list[float](), list[float]()
     best = copy.deepcopy(recogniser.state_dict())
     for step in progress(range(steps)):
         loss = _loss(recogniser, [_one_or_two(recogniser, lessons, generator) for _ in range(batch)])
