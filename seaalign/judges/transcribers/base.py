@@ -95,7 +95,9 @@ class Engine(Transcriber):
             if len(sound) >= SHORTEST * sample_rate:
                 audible[index] = resample(sound, sample_rate, rate)
         if audible:
-            with torch.no_grad():
+            # Reading through a DataLoader or making room for an adapter draws random numbers: not from the program's.
+            devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+            with torch.no_grad(), torch.random.fork_rng(devices):
                 heard = self.recognise(list(audible.values()), rate, language)
             for index, text in zip(audible, checked(heard, len(audible), self.name), strict=True):
                 texts[index] = text.strip()

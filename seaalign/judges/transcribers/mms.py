@@ -47,8 +47,8 @@ class MMS(Engine):
 
     def recognise(self, waveforms: list[Tensor], sample_rate: int, language: str | None) -> list[str]:
         tokenizer = self._speak(language)
-        # Marks (<s>, <unk>) are silence too. Not by skip_special_tokens: it drops blanks first, and with them the second
-        # of two equal letters.
+        # Marks (<s>, <unk>) are silence too. Not by skip_special_tokens: some versions then drop blanks before repeats,
+        # and with them the second of two equal letters.
         blank, marks = tokenizer.pad_token_id, {*tokenizer.all_special_ids} - {tokenizer.word_delimiter_token_id}
         order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))  # like with like: less padding
         texts = dict[int, str]()

@@ -54,8 +54,7 @@ class Pipeline(Engine):
         if language and self._pipeline.type == "seq2seq_whisper":
             asked = {"language": language, "task": "transcribe"}
             options["generate_kwargs"] = asked | options.get("generate_kwargs", {})
-        # A pipeline reads its input through a DataLoader, which draws a seed: not from the program's numbers.
-        with evaluating(self._pipeline.model), torch.random.fork_rng(devices=[]):
+        with evaluating(self._pipeline.model):
             return [
                 self._pipeline({"raw": waveform.numpy(), "sampling_rate": sample_rate}, **options)["text"]
                 for waveform in waveforms
