@@ -5,6 +5,8 @@ The texts are gibberish, but each model's must equal those of a few lines writte
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import logging
 import os
 import random
@@ -16,8 +18,17 @@ import torch
 
 from seaalign import audio
 from seaalign.audio import resample
-from seaalign.judges.transcribers import MMS, FasterWhisper, Pipeline, SpeechBrain, Whisper
-from tests.judges.tiny_asr import save_faster_whisper, save_mms, save_speechbrain, save_whisper, waveforms
+from seaalign.judges.transcribers import MMS, Dolphin, FasterWhisper, Pipeline, SpeechBrain, Whisper
+from seaalign.judges.transcribers.dolphin import undisturbed
+from tests.judges.tiny_asr import (
+    LETTERS,
+    save_dolphin,
+    save_faster_whisper,
+    save_mms,
+    save_speechbrain,
+    save_whisper,
+    waveforms,
+)
 
 pytestmark = pytest.mark.audio  # transformers imports torchaudio by itself
 GREEDY = {"num_beams": 1, "max_length": 20}
@@ -281,3 +292,18 @@ def test_speechbrain_is_kept_from_changing_settings_of_torch(monkeypatch, told):
 def test_speechbrain_knows_every_setting_that_it_is_kept_from():
     quirks = pytest.importorskip("speechbrain.utils.quirks")
     assert set(quirks.KNOWN_QUIRKS) == {"allow_tf32", "disable_jit_profiling", "disable_cudnn_benchmarking"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("dolphin") is None, reason="needs dataoceanai-dolphin")
+def test_dolphin_of_the_real_package_hears_each_alone_and_leaves_logging_as_it_was(tmp_path, monkeypatch):
+    before = logging.getLogger().level, list(logging.getLogger().handlers)
+    with undisturbed():
+        registry = importlib.import_module("dolphin.model_registry")
+    weights = save_dolphin(tmp_path / "small") / "small.pt"
+    monkeypatch.setitem(registry.MODELS["small"], "sha256", hashlib.sha256(weights.read_bytes()).hexdigest())
+    ear, sounds = Dolphin("small", device="cpu", folder=weights.parent), waveforms(*LENGTHS, 0.03)
+    texts = ear.transcribe(sounds, 16_000, "lo")
+    assert texts == [ear.transcribe([sound], 16_000, "lo")[0] for sound in sounds]
+    assert texts[3] == texts[4] == "" and len(set(texts[:3])) == 3 and set("".join(texts)) <= set(LETTERS)
+    assert (logging.getLogger().level, list(logging.getLogger().handlers)) == before

@@ -171,7 +171,7 @@ class Result:  # the fields of dolphin.model.TranscribeResult that matter
 
 
 class FakeDolphin(ModuleType):
-    """The calls of dataoceanai-dolphin 20260513. Its weights cannot be made small: their checksums are built in."""
+    """The calls of dataoceanai-dolphin 20260513. Where that is installed, test_recognisers.py asks the real one."""
 
     def __init__(self):
         super().__init__("dolphin")
@@ -209,8 +209,12 @@ def test_dolphin_hears_what_is_longer_than_its_window_in_pieces(dolphin, tmp_pat
     ear = Dolphin(device="cpu", folder=tmp_path)
     assert ear.transcribe([torch.zeros(70 * 16_000), torch.zeros(30 * 16_000 + 10)], 16_000) == [
         "480000 480000 160000",
-        "480000",
+        "480000",  # the ten samples left over are no speech
     ]
+
+
+def test_dolphin_gets_silence_after_what_is_too_short_for_its_first_layers(dolphin, tmp_path):
+    assert Dolphin(device="cpu", folder=tmp_path).transcribe(waveforms(0.03), 16_000) == ["1600"]
 
 
 def test_dolphin_refuses_a_language_it_was_not_made_for(dolphin, tmp_path):

@@ -194,3 +194,33 @@ def save_speechbrain(folder: Path) -> Path:
     recipe["tokenizer"].update_from_iterable("abcde", sequence_input=False)
     recipe["tokenizer"].save(folder / "tokenizer.ckpt")
     return folder
+
+
+def save_dolphin(folder: Path) -> Path:
+    """Dolphin of one layer and few letters, in the files of version 20260513, under the name "small"."""
+    import yaml
+    from dolphin.model import init_speech_model
+
+    folder.mkdir(parents=True)
+    marks = ["<blank>", "<unk>", "<lo>", "<LA>", "<asr>", "<notimestamp>", "<0.00>", "<30.00>"]
+    units = [*marks, *LETTERS, "<sos>", "<eos>"]
+    (folder / "units.txt").write_text("\n".join(f"{unit} {i}" for i, unit in enumerate(units)))
+    (folder / "global_cmvn").write_text(json.dumps({"mean_stat": [0.0] * 80, "var_stat": [1.0] * 80, "frame_num": 1}))
+    layer = {"attention_heads": 2, "linear_units": 32, "num_blocks": 1}
+    recipe = {
+        "cmvn": "global_cmvn",
+        "cmvn_conf": {"cmvn_file": str(folder / "global_cmvn")},
+        "input_dim": 80,
+        "output_dim": len(units),
+        "tokenizer": "char",
+        "tokenizer_conf": {"special_tokens": {unit: i for i, unit in enumerate(units) if unit.startswith("<")}},
+        "ctc_conf": {"ctc_blank_id": 0},
+        "encoder_conf": {**layer, "output_size": 16, "cgmlp_linear_units": 32, "pos_enc_layer_type": "rel_pos_v1"},
+        "decoder_conf": layer,
+        "model_conf": {},
+        "dataset_conf": {"fbank_conf": {"num_mel_bins": 80, "sample_frequency": RATE}},
+    }
+    (folder / "train.yaml").write_text(yaml.safe_dump(recipe))
+    torch.manual_seed(0)
+    torch.save(init_speech_model(recipe).state_dict(), folder / "small.pt")
+    return folder

@@ -14,6 +14,7 @@ from torch import Tensor
 from seaalign.judges.transcribers.base import SHORTEST, Engine, place, require
 
 WINDOW = 30  # seconds: it was trained on no more at a time
+LEAST = 0.1  # seconds: its first layers need seven frames, 85 ms; what is shorter gets silence after it
 
 
 class Dolphin(Engine):
@@ -57,7 +58,8 @@ class Dolphin(Engine):
 
     def _one(self, waveform: Tensor, rate: int) -> str:
         pieces = [piece for piece in waveform.split(WINDOW * rate) if len(piece) >= SHORTEST * rate]
-        heard = [self._package.transcribe(self._model, piece[None], **self._said) for piece in pieces]
+        padded = [torch.nn.functional.pad(piece, (0, max(0, int(LEAST * rate) - len(piece)))) for piece in pieces]
+        heard = [self._package.transcribe(self._model, piece[None], **self._said) for piece in padded]
         return " ".join(result.text_nospecial.strip() for result in heard)
 
 
