@@ -36,6 +36,7 @@ _HOME = {
     "StepBackbone": "backbones",
     "Unsupported": "backbones",
     "SpeechData": "data",
+    "TextData": "data",
     "TripletData": "data",
     "read_triplets": "storage",
     "read_utterances": "storage",
@@ -43,18 +44,23 @@ _HOME = {
     "write_utterances": "storage",
     "DGSA": "modules",
     "SFT": "modules",
+    "TDSC": "modules",
     "ErosionMonitor": "callbacks",
     "SampleAudio": "callbacks",
+    "TemperatureCurriculum": "callbacks",
 }
 _ROOMS = (
     "audio",
     "backbones",
     "callbacks",
+    "critique",
     "data",
     "functional",
+    "judges",
     "metrics",
     "miniature",
     "modules",
+    "pairs",
     "records",
     "sampling",
     "storage",
@@ -63,9 +69,9 @@ _ROOMS = (
 
 if TYPE_CHECKING:
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
-    from seaalign.callbacks import ErosionMonitor, SampleAudio
-    from seaalign.data import SpeechData, TripletData
-    from seaalign.modules import DGSA, SFT
+    from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
+    from seaalign.data import SpeechData, TextData, TripletData
+    from seaalign.modules import DGSA, SFT, TDSC
     from seaalign.records import Candidate, Pair, Prompt, Sentence, Speech, Style, Triplet, Utterance, Verdict
     from seaalign.storage import read_triplets, read_utterances, write_triplets, write_utterances
 
@@ -85,6 +91,7 @@ __all__ = [
     "StepBackbone",
     "Unsupported",
     "SpeechData",
+    "TextData",
     "TripletData",
     "read_triplets",
     "read_utterances",
@@ -92,16 +99,21 @@ __all__ = [
     "write_utterances",
     "DGSA",
     "SFT",
+    "TDSC",
     "ErosionMonitor",
     "SampleAudio",
+    "TemperatureCurriculum",
     "audio",
     "backbones",
     "callbacks",
+    "critique",
     "data",
     "functional",
+    "judges",
     "metrics",
     "miniature",
     "modules",
+    "pairs",
     "records",
     "sampling",
     "storage",

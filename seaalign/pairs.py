@@ -77,9 +77,9 @@ def mine(
     """Training data from judged candidates.
 
     Winner: accepted, lowest error. Loser: rejected for nothing but `loser_reasons`, so that it passed length and
-    repetition and the preference cannot be won by duration; of those the one closest in length to the winner. Ties go to
-    the larger error (losers), then to a seeded draw. A candidate that is empty or was cut at the length limit is never
-    accepted and never a loser; one whose judge abstained ("error") is neither, too.
+    repetition and the preference cannot be won by duration; of those the one closest in length to the winner. Ties go
+    to the larger error (losers), then to a seeded draw. A candidate that is empty or was cut at the length limit is
+    never accepted and never a loser; one whose judge abstained ("error") is neither, too.
 
     Args:
         judged: candidates with their verdicts; `scores["error"]` ranks them.
@@ -98,8 +98,9 @@ def mine(
     """
     if not judged:
         raise ValueError("there are no candidates to mine: explore first")
+    judged = sorted(judged, key=lambda item: (item[0].sentence.id, item[0].index))
     texts = defaultdict[str, list[Judged]](list)
-    for item in sorted(judged, key=lambda item: (item[0].sentence.id, item[0].index)):
+    for item in judged:
         texts[item[0].sentence.id].append(item)
     accepted, pairs, ends = [], [], Counter[str]()
     chosen: list[Judged] = []
@@ -163,7 +164,9 @@ def _rows(judged: Sequence[Judged], chosen: list[Judged], rejected: list[Judged]
     total = sum(_passed(item) for item in judged)
     heats = sorted({item[0].temperature for item in judged})
     rows = [[item for item in judged if item[0].temperature == heat] for heat in heats]
-    counts = [token_counts([_first_book(c) for c, _ in row]) for row in rows]
+    spoken = [[_first_book(candidate) for candidate, _ in row] for row in rows]
+    ids = 1 + max((int(tokens.max()) for row in spoken for tokens in row if len(tokens)), default=0)
+    counts = [token_counts(row, vocab_size=ids) for row in spoken]
     # entropy grows with the sample: compare temperatures at equal numbers of tokens
     size = min(int(count.sum()) for count in counts)
     return [

@@ -1,7 +1,8 @@
 """Callbacks for any LightningModule that holds a backbone, made to be subclassed. Training never depends on them."""
 
 from seaalign.callbacks.audio import SampleAudio
+from seaalign.callbacks.curriculum import TemperatureCurriculum
 from seaalign.callbacks.erosion import ErosionMonitor
 from seaalign.callbacks.prompted import PromptedCallback
 
-__all__ = ["ErosionMonitor", "PromptedCallback", "SampleAudio"]
+__all__ = ["ErosionMonitor", "PromptedCallback", "SampleAudio", "TemperatureCurriculum"]

@@ -22,6 +22,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("seaalign.demo:main", "see Synthetic Erosion and its repair on a miniature model, in five minutes"),
     "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
+    "tdsc": Command("seaalign.cli.critique:tdsc", "improve a policy without recordings: explore, judge, learn, repeat"),
     "validate": Command("seaalign.cli.training:validate", "the validation numbers of a checkpoint"),
     "test": Command("seaalign.cli.training:test", "the same for modules with a test_step"),
     "predict": Command("seaalign.cli.training:predict", "the same for modules with a predict_step"),
@@ -30,6 +31,7 @@ COMMANDS = {
 EXAMPLES = """\
   seaalign demo --quick                       the whole story in a minute
   seaalign fit --config examples/fit_dgsa.yaml --trainer.max_steps 100
+  seaalign tdsc --config examples/fit_tdsc.yaml     the same command goes on after a kill
 """
 
 

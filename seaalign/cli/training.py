@@ -10,15 +10,20 @@ from typing import Any, NoReturn
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from seaalign.callbacks import ErosionMonitor, SampleAudio
+from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
 from seaalign.cli.explain import explain, reasons
-from seaalign.data import SpeechData, TripletData, load_utterances
+from seaalign.data import SpeechData, TextData, TripletData, load_utterances
+from seaalign.judges import Duration, Intelligibility, Judge, Repetition, SpeakerSimilarity
 from seaalign.miniature.lm import TextSpeechLM
-from seaalign.modules import DGSA, SFT
+from seaalign.modules import DGSA, SFT, TDSC
 from seaalign.records import Speech, Utterance
 from seaalign.testing import BackboneError, check_backbone
 
-SHORT = (SFT, DGSA, SpeechData, TripletData, ErosionMonitor, SampleAudio, TextSpeechLM)
+SHORT = (
+    *(SFT, DGSA, TDSC, SpeechData, TextData, TripletData, TextSpeechLM),
+    *(ErosionMonitor, SampleAudio, TemperatureCurriculum),
+    *(Judge, Intelligibility, Repetition, Duration, SpeakerSimilarity),
+)
 """Imported classes can be named in YAML without their path; others are named `their.module.Class`."""
 
 

@@ -1,16 +1,21 @@
 """LightningDataModules: batches by frames, the same trajectory after a resume, DDP without extra arguments."""
 
-from seaalign.data.batches import SpeechBatch, TripletBatch
+from seaalign.data.batches import PairBatch, SpeechBatch, TripletBatch
 from seaalign.data.batching import FrameBatchSampler
 from seaalign.data.loader import FrameLoader
+from seaalign.data.rounds import RoundLoader
 from seaalign.data.speech import SpeechData, load_utterances
+from seaalign.data.texts import TextData
 from seaalign.data.triplets import TripletData
 
 __all__ = [
     "FrameBatchSampler",
     "FrameLoader",
+    "PairBatch",
+    "RoundLoader",
     "SpeechBatch",
     "SpeechData",
+    "TextData",
     "TripletBatch",
     "TripletData",
     "load_utterances",

@@ -5,13 +5,13 @@ Plain classes, not dataclasses: Lightning takes those apart to cast their tensor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from seaalign.records import Prompt, Speech, Triplet
+from seaalign.records import Candidate, Pair, Prompt, Sentence, Speech, Triplet
 from seaalign.sampling import stack
 
 
@@ -21,17 +21,55 @@ class SpeechBatch:
     Args:
         prompts: B prompts.
         speech: B rows, row b answers prompt b.
+        ids: of the utterances (B,), for messages.
     """
 
-    def __init__(self, prompts: list[Prompt], speech: Speech) -> None:
-        self.prompts, self.speech = prompts, speech
+    def __init__(self, prompts: list[Prompt], speech: Speech, ids: Sequence[str] = ()) -> None:
+        self.prompts, self.speech, self.ids = prompts, speech, list(ids)
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def to(self, device: Any) -> SpeechBatch:
         """A copy on another device."""
-        return SpeechBatch([prompt.to(device) for prompt in self.prompts], self.speech.to(device))
+        return SpeechBatch([prompt.to(device) for prompt in self.prompts], self.speech.to(device), self.ids)
+
+
+class PairBatch:
+    """P pairs as 2P rows in two blocks, all chosen, all rejected; those of a pair share its prompt.
+
+    Args:
+        prompts: P prompts.
+        speech: 2P rows.
+        reference: log-probs under the frozen reference (2P, T+1), in the same blocks.
+        ids: of the pairs (P,), for messages.
+    """
+
+    def __init__(self, prompts: list[Prompt], speech: Speech, reference: Tensor, ids: Sequence[str] = ()) -> None:
+        self.prompts, self.speech, self.reference, self.ids = prompts, speech, reference, list(ids)
+
+    @classmethod
+    def of(cls, group: Sequence[Pair]) -> PairBatch:
+        """Collate pairs that carry reference log-probs.
+
+        Raises:
+            ValueError: a pair has none.
+        """
+        bare = [pair.id for pair in group if pair.reference is None]
+        if bare:
+            raise ValueError(f"pairs {bare[:3]} carry no reference log-probs: pass them through sampling.pair_logps")
+        rows = [values for block in zip(*(p.reference for p in group if p.reference), strict=True) for values in block]
+        return cls(
+            [pair.prompt for pair in group], stack(group), pad_sequence(rows, batch_first=True), [p.id for p in group]
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def to(self, device: Any) -> PairBatch:
+        """A copy on another device."""
+        prompts = [prompt.to(device) for prompt in self.prompts]
+        return PairBatch(prompts, self.speech.to(device), self.reference.to(device), self.ids)
 
 
 class TripletBatch:
@@ -83,3 +121,34 @@ class TripletBatch:
         return TripletBatch(
             [prompt.to(device) for prompt in self.prompts], self.speech.to(device), self.plain.to(device), styled
         )
+
+
+class SentenceBatch:
+    """Sentences to say (B,), for `trainer.predict`."""
+
+    def __init__(self, sentences: Sequence[Sentence]) -> None:
+        self.sentences = list(sentences)
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def to(self, device: Any) -> SentenceBatch:
+        """Itself: the sampler moves prompts where it needs them."""
+        return self
+
+
+class CandidateBatch:
+    """What `trainer.predict` gives: candidates, in a box that Lightning does not take apart.
+
+    Args:
+        candidates: one per sentence.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.candidates = list(candidates)
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self.candidates)

@@ -13,6 +13,33 @@ from seaalign.data.batching import FrameBatchSampler
 _Batch = TypeVar("_Batch")
 
 
+class Place:
+    """Where a loader stands: its epoch, what the trainer calls that, and how many of its batches were handed out."""
+
+    def __init__(self) -> None:
+        self.at = {"epoch": 0, "told": 0, "batches": 0}
+        self._resume: dict[str, int] | None = None
+        self._shift = 0
+
+    def begin(self, told: int, length: int) -> tuple[int, int]:
+        """The epoch that begins now, and how many of its `length` batches were trained on before.
+
+        Resuming a run with max_steps from the end of an epoch, Lightning counts an empty epoch more than the run that
+        was not interrupted. So its count says only whether the saved epoch is over; which one is next we know here.
+        """
+        saved, self._resume, start = self._resume, None, 0
+        if saved is not None:
+            over = saved["batches"] >= length or told > saved["told"]
+            epoch, start = (saved["epoch"] + 1, 0) if over else (saved["epoch"], saved["batches"])
+            self._shift = epoch - told
+        self.at = {"epoch": told + self._shift, "told": told, "batches": start}
+        return self.at["epoch"], start
+
+    def resume(self, state: dict[str, int]) -> None:
+        """Go on after the batch that the state was saved at."""
+        self.at = self._resume = dict(state)
+
+
 class FrameLoader(Generic[_Batch]):
     """Iterates over the batches of one epoch, and remembers how far it came.
 
@@ -28,38 +55,25 @@ class FrameLoader(Generic[_Batch]):
     def __init__(self, batch_sampler: FrameBatchSampler, collate: Callable[[list[int], int], _Batch]) -> None:
         self.batch_sampler = batch_sampler
         self.collate = collate
-        self._at = {"epoch": 0, "told": 0, "batches": 0}
-        self._resume: dict[str, int] | None = None
-        self._shift = 0
+        self.place = Place()
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[_Batch]:
         # a generator: it runs from the first next() on, which is after Lightning has set the epoch
-        told, start = self.batch_sampler.epoch, 0
-        if self._resume is not None:
-            epoch, start = self._next_place(self._resume, told)
-            self._shift, self._resume = epoch - told, None
-        epoch = told + self._shift
-        for number, indices in enumerate(self.batch_sampler.batches(epoch), 1):
-            if number > start:
-                self._at = {"epoch": epoch, "told": told, "batches": number}
-                yield self.collate(indices, epoch)
-
-    def _next_place(self, saved: dict[str, int], told: int) -> tuple[int, int]:
-        # Resuming a run with max_steps from the end of an epoch, Lightning counts an empty epoch more than the run that
-        # was not interrupted. So its count says only whether the saved epoch is over; which one is next we know here.
-        over = saved["batches"] >= len(self) or told > saved["told"]
-        return (saved["epoch"] + 1, 0) if over else (saved["epoch"], saved["batches"])
+        epoch, start = self.place.begin(self.batch_sampler.epoch, len(self))
+        for indices in self.batch_sampler.batches(epoch)[start:]:
+            self.place.at["batches"] += 1
+            yield self.collate(indices, epoch)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, what the trainer calls it, and how many of its batches were handed out."""
-        return dict(self._at)
+        return dict(self.place.at)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batch that the state was saved at."""
-        self._at = self._resume = dict(state)
+        self.place.resume(state)
 
 
 class FrameDataModule(L.LightningDataModule):

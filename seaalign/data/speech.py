@@ -99,7 +99,8 @@ class SpeechData(FrameDataModule):
 
     def _collate(self, utterances: list[Utterance], epoch: int) -> SpeechBatch:
         prompts = [self._prompt(utterance, epoch) for utterance in utterances]
-        return SpeechBatch(prompts, Speech.pack([utterance.tokens for utterance in utterances]))
+        ids = [utterance.id for utterance in utterances]
+        return SpeechBatch(prompts, Speech.pack([utterance.tokens for utterance in utterances]), ids)
 
     def _prompt(self, utterance: Utterance, epoch: int) -> Prompt:
         if self.plain_fraction and utterance.prompt.style is not None:

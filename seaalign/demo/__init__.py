@@ -81,7 +81,7 @@ def _may_be_replaced(folder: Path) -> bool:
 
 def publish(results: dict[str, Any], args: argparse.Namespace, console: Console) -> None:
     """Say what held and what did not, and put the run's folder, whole, where the last one was."""
-    from seaalign.demo.show import write_json
+    from seaalign.storage import write_json
 
     for claim in results["claims"]:
         mark = "[green]holds[/]    " if claim["holds"] else "[yellow]does not[/] "

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -41,14 +38,6 @@ def slug(name: str) -> str:
     ('alpha-0.8-off', 'standard-dpo')
     """
     return "-".join(name.lower().replace("α", "alpha").replace(",", "").split())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)
 
 
 def write_sounds(folder: Path, outcomes: dict[str, Outcome], texts: Sequence[Sequence[int]], count: int = 3) -> None:

@@ -109,6 +109,11 @@ def _fit(
 ) -> str:
     runner = trainer(steps, progress)
     runner.fit(module, data)
+    return save(runner, folder, name)
+
+
+def save(runner: L.Trainer, folder: Path, name: str) -> str:
+    """Keep the weights of a finished run."""
     path = checkpoint(folder, name)
     path.parent.mkdir(exist_ok=True)
     runner.save_checkpoint(path, weights_only=True)

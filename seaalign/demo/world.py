@@ -42,6 +42,13 @@ class Sizes:
     sft_steps: int = 300
     align_steps: int = 60
     real_sft_steps: int = 100
+    scarce: int = 100
+    scarce_pairs: int = 30
+    scarce_steps: int = 150
+    sentences: int = 60
+    rounds: int = 3
+    round_sft_steps: int = 60
+    round_dpo_steps: int = 25
 
 
 QUICK = Sizes(
@@ -122,6 +129,12 @@ def texts(
         if text not in avoid:
             made.append(text)
     return made
+
+
+def shuffled(items: Sequence[tuple[int, ...]], seed: int) -> list[tuple[int, ...]]:
+    """The items in a random order."""
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))
+    return [items[i] for i in order.tolist()]
 
 
 def record(folder: Path, path: str | None, sizes: Sizes, seed: int, progress: Any = iter) -> str:

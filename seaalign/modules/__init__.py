@@ -2,5 +2,6 @@
 
 from seaalign.modules.dgsa import DGSA
 from seaalign.modules.sft import SFT
+from seaalign.modules.tdsc import TDSC
 
-__all__ = ["DGSA", "SFT"]
+__all__ = ["DGSA", "SFT", "TDSC"]

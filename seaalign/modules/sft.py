@@ -9,8 +9,7 @@ from torch import Tensor
 
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import SpeechBatch
-from seaalign.functional.likelihood import sequence_logp
-from seaalign.modules.averages import global_mean
+from seaalign.modules.losses import likelihood_loss
 from seaalign.modules.optimizer import Schedule, adamw
 
 
@@ -56,9 +55,7 @@ class SFT(L.LightningModule):
 
     def loss(self, batch: SpeechBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean negative log-prob per scored token, and what to log."""
-        scored = batch.speech.scored
-        total = -sequence_logp(self(batch), scored).sum()
-        return global_mean(total, scored.sum()), {"loss": total.detach() / scored.sum()}
+        return likelihood_loss(self(batch), batch)
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         """Loss of one batch."""

@@ -65,6 +65,12 @@ def whole_or_nothing(path: Path) -> Iterator[io.BufferedWriter]:
         draft.unlink(missing_ok=True)
 
 
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON for people to read, whole or not at all."""
+    with whole_or_nothing(Path(path)) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
+
+
 @dataclass(frozen=True)
 class Damaged:
     """Stands for a timbre whose bytes could not be read; the rows that need it are refused, with this reason."""

@@ -1,0 +1,145 @@
+"""What `TDSC` asks once per iteration, phase or step, apart from its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+
+from seaalign.backbones.base import Unsupported, evaluating
+from seaalign.critique import Loop, Plan, decoded
+from seaalign.functional.sampling import content_key
+from seaalign.records import Candidate, Sentence, Verdict
+from seaalign.sampling import explore, temperature_gradient
+
+if TYPE_CHECKING:
+    from seaalign.modules.tdsc import TDSC
+
+Curriculum = Callable[[int, Sequence[dict[str, Any]]], Sequence[float]]
+_UNSET = 1000
+"""Lightning's max_epochs where neither it nor max_steps was given."""
+
+
+def check_settings(settings: Any) -> None:
+    """Refuse what cannot work, by name and value.
+
+    Raises:
+        ValueError: with the value and the range.
+    """
+    least = {"iterations": 1, "n": 1, "batch": 1, "max_len": 1, "sft_steps": 0, "dpo_steps": 0, "pairs_per_text": 1}
+    wrong = {name: settings[name] for name, low in least.items() if settings[name] < low}
+    if wrong:
+        raise ValueError(f"TDSC got {wrong}; the least values are { {name: least[name] for name in wrong} }")
+    if settings["sft_steps"] + settings["dpo_steps"] < 1:
+        raise ValueError("TDSC with sft_steps=0 and dpo_steps=0 trains nothing: give one of them a number")
+    if not settings["temperatures"] and settings["hottest"] is None:
+        raise ValueError("TDSC has no temperature to explore: give temperatures, or hottest=(start, step)")
+    if settings["reference"] not in ("sft", "start", "initial") or settings["reduction"] not in ("sum", "mean"):
+        raise ValueError(
+            f"reference must be 'sft', 'start' or 'initial' and reduction 'sum' or 'mean', got "
+            f"{settings['reference']!r} and {settings['reduction']!r}"
+        )
+
+
+def loop_of(module: TDSC) -> Loop:
+    """The module's loop under its Trainer, which is told to run K epochs where it was not told anything else.
+
+    Raises:
+        Unsupported: weights are spread over processes, so that none of them can sample alone.
+    """
+    trainer = module.trainer
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise Unsupported(
+            f"TDSC samples on each process by itself, which {type(trainer.strategy).__name__} does not allow: use one "
+            "device, or strategy='ddp'"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "TDSC changes phase by batch: raise TextData(max_frames=...) instead of accumulate_grad_batches"
+        )
+    if trainer.max_epochs in (None, -1, _UNSET) and trainer.max_steps == -1:
+        trainer.fit_loop.max_epochs = module.hparams["iterations"]
+    keep, reference = module.hparams["keep"], module.hparams["reference"]
+    barrier = trainer.strategy.barrier
+    return Loop(module.work, module.judge, reference, keep, trainer.global_rank, trainer.world_size, barrier)
+
+
+def temperatures_of(
+    settings: Any, curriculum: Curriculum | None, iteration: int, history: Sequence[dict[str, Any]]
+) -> tuple[float, ...]:
+    """What is explored in iteration k, from 1: what the curriculum says, or else the module's own rule."""
+    if curriculum is not None:
+        return tuple(float(heat) for heat in curriculum(iteration, history))
+    fixed, hottest = settings["temperatures"], settings["hottest"]
+    return temperature_gradient(iteration, fixed, *hottest) if hottest else tuple(fixed)
+
+
+def plan_of(settings: Any, temperatures: Sequence[float], sentences: Sequence[Sentence], iteration: int) -> Plan:
+    """What an iteration explores: n candidates at each temperature, seeded by the iteration."""
+    most, slope = settings["max_len"], settings["frames_per_symbol"]
+    limits = tuple(min(most, round(slope * len(s.prompt.text)) + 20) for s in sentences) if slope else most
+    return Plan(
+        tuple(float(heat) for heat in temperatures for _ in range(settings["n"])),
+        settings["top_p"],
+        limits,
+        settings["batch"],
+        settings["seed"] + 7919 * iteration,
+        tuple(settings["loser_reasons"]),
+        settings["pairs_per_text"],
+    )
+
+
+def begin_step(module: TDSC, batch_idx: int) -> None:
+    """Fresh moments and the phase's learning rate where a phase begins; seeded dropout at every step."""
+    settings, trainer = module.hparams, module.trainer
+    if batch_idx in (0, settings["sft_steps"]):
+        dpo = batch_idx == settings["sft_steps"]
+        for optimizer in trainer.optimizers:
+            optimizer.state.clear()
+            for group in optimizer.param_groups:
+                group["lr"] = settings["dpo_lr"] if dpo and settings["dpo_lr"] is not None else settings["lr"]
+    place = torch.tensor([settings["seed"], module.iteration, batch_idx, trainer.global_rank])
+    torch.manual_seed(content_key([place], 0) % (1 << 63))
+
+
+def require_finite(loss: Tensor, where: str, ids: Sequence[str]) -> None:
+    """Stop at the first loss that is not a number, while the last checkpoint is still good.
+
+    Raises:
+        ValueError: names the rows of the batch.
+    """
+    if not bool(torch.isfinite(loss.detach())):
+        raise ValueError(
+            f"the loss is {float(loss.detach())} in {where}, on the rows {list(ids)[:8]}{' ...' * (len(ids) > 8)}. "
+            "No step was made with it, and the last checkpoint is untouched: lower lr or dpo_lr, or look at these rows"
+        )
+
+
+def best_of(module: TDSC, sentences: Sequence[Sentence]) -> list[Candidate]:
+    """For each sentence the candidate that the judge ranks first: accepted ones, then by error.
+
+    Source: Geng et al. 2026, tables 3-4 (rejection sampling).
+    """
+    plan = plan_of(module.hparams, [1.0] * 3, sentences, 0)
+    limits = [plan.max_len] * len(sentences) if isinstance(plan.max_len, int) else list(plan.max_len)
+    with evaluating(module.backbone):
+        made = explore(
+            module.backbone, sentences, plan.temperatures, top_p=plan.top_p, max_len=limits, batch=plan.batch,
+            seed=plan.seed,
+        )  # fmt: skip
+        candidates = [candidate for _, wave in made for candidate in wave]
+        judge = module.judge
+        verdicts = (
+            judge(candidates, lambda batch: decoded(batch, module.backbone))
+            if judge
+            else [Verdict.accept() for _ in candidates]
+        )
+    best: dict[str, tuple[tuple[bool, float], Candidate]] = {}
+    for candidate, verdict in zip(candidates, verdicts, strict=True):
+        rank = (not verdict.ok, verdict.scores.get("error", float("inf")))
+        if candidate.sentence.id not in best or rank < best[candidate.sentence.id][0]:
+            best[candidate.sentence.id] = (rank, candidate)
+    return [best[sentence.id][1] for sentence in sentences]

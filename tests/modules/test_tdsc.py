@@ -1,0 +1,293 @@
+"""The self-critique loop: its losses by hand, its arms, its resumes, two processes, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from seaalign import SFT, TDSC, Pair, Prompt, SpeechData, TemperatureCurriculum, TextData
+from seaalign.critique import NothingAccepted
+from seaalign.data import PairBatch
+from seaalign.sampling import pair_logps
+from seaalign.storage import read_metadata, read_pairs, weights_hash
+from tests.modules.tdsc_run import Reads, data, fit, judge, module, result, sentences, start, tables
+from tests.toy import Table, Toy, quiet, speech
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return start().state_dict()
+
+
+@pytest.fixture
+def policy(weights):
+    toy = Toy()
+    toy.load_state_dict(weights)
+    return toy
+
+
+def dashboard(folder: Path) -> list[dict]:
+    return json.loads((folder / "tdsc" / "dashboard.json").read_text())
+
+
+class Watch(L.Callback):
+    """What each step saw."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, str, float, float]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch is not None:
+            self.steps.append(
+                (batch_idx, type(batch).__name__, float(outputs["loss"]), trainer.optimizers[0].param_groups[0]["lr"])
+            )
+
+
+def test_golden_losses(tmp_path):
+    """All ids have their log-prob: chosen [0, 1] ended, rejected [2] cut."""
+    table = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    tdsc = TDSC(Table(table), None, tmp_path, beta=0.5, sft_weight=2.0)
+    pair = Pair("p", Prompt([1]), torch.tensor([0, 1]), torch.tensor([2]), (True, False))
+    reference = (torch.tensor([0.5, 0.5, 0.5]).log(), torch.tensor([0.25, 1.0]).log())
+    batch = PairBatch.of([Pair(**{**vars(pair), "reference": reference})])
+    loss, logs = tdsc.loss(batch)
+    # log(.4 .3 .1 / .5^3) - log(.2 / .25) = log(.12): -log sigmoid(.5 log .12) + 2 x mean surprise of three tokens
+    margin = torch.tensor(0.4 * 0.3 * 0.1 / 0.125 / (0.2 / 0.25)).log()
+    anchor = -torch.tensor(0.4 * 0.3 * 0.1).log() / 3
+    assert loss.item() == pytest.approx((-torch.nn.functional.logsigmoid(0.5 * margin) + 2 * anchor).item(), rel=1e-6)
+    assert logs["rewards/margins"].item() == pytest.approx(0.5 * margin.item(), rel=1e-6)
+    assert logs["logps/drift_chosen"].item() == pytest.approx(torch.tensor(0.012 / 0.125).log().item(), rel=1e-6)
+    with pytest.raises(ValueError, match=r"pairs \['p'\] carry no reference"):
+        PairBatch.of([pair])
+
+
+def test_an_iteration_is_sft_then_dpo_that_begins_at_its_reference(tmp_path, policy):
+    watch = Watch()
+    made = fit(policy, tmp_path, callbacks=[watch])
+    assert made.trainer.current_epoch == 3
+    kinds = [kind for _, kind, _, _ in watch.steps]
+    assert kinds == (["SpeechBatch"] * 6 + ["PairBatch"] * 5) * 3
+    first = [loss for at, _, loss, _ in watch.steps if at == 6]
+    assert first == pytest.approx([0.693147] * 3, abs=1e-5)  # ln 2: the policy is the reference
+    assert {lr for _, kind, _, lr in watch.steps if kind == "PairBatch"} == {1e-3}
+    assert {lr for _, kind, _, lr in watch.steps if kind == "SpeechBatch"} == {3e-3}
+    rows = dashboard(tmp_path)
+    assert [row["iteration"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["pass_rate"] > rows[0]["pass_rate"] and rows[-1]["error"] < rows[0]["error"]
+    heats = [
+        [t["temperature"] for t in json.loads(p.read_text())["temperatures"]]
+        for p in sorted(tmp_path.glob("tdsc/*/round.json"))
+    ]
+    assert heats == [[0.7, 0.9, 1.0], [0.7, 1.0], [0.7, 1.0, 1.1]]  # T_max(2) = 1.0 is one of the fixed ones
+    logged = made.trainer.callback_metrics
+    assert logged["tdsc/pass_rate"] == pytest.approx(rows[-1]["pass_rate"]) and "train/dpo/rewards/margins" in logged
+
+
+def test_candidates_of_finished_iterations_are_pruned(tmp_path, policy):
+    fit(policy, tmp_path)
+    assert [bool(list(p.glob("wave-*"))) for p in sorted(tmp_path.glob("tdsc/round-*"))] == [False, False, True]
+    fit(policy, tmp_path / "all", keep="all")
+    assert all(list(p.glob("wave-*")) for p in (tmp_path / "all").glob("tdsc/round-*"))
+
+
+@pytest.mark.parametrize("reference", ["sft", "start", "initial"])
+def test_the_reference_is_the_policy_that_it_says(tmp_path, policy, weights, reference):
+    kept = {}
+
+    class Keep(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            kept["start"] = result(module)
+
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if batch_idx == 6:
+                kept["sft"] = result(module)
+
+    kept["initial"] = weights
+    fit(policy, tmp_path, callbacks=[Keep()], reference=reference)
+    scorer = Toy()
+    scorer.load_state_dict(kept[reference])
+    stored = read_pairs(tmp_path / "tdsc/round-03/reference.parquet")
+    again = pair_logps(scorer, stored)
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for x, y in zip(stored, again, strict=True)
+        for a, b in zip(x.reference, y.reference, strict=True)
+    )
+    if reference != "start":
+        assert read_metadata(tmp_path / "tdsc/round-03/reference.parquet")["weights"] == weights_hash(scorer)
+
+
+def test_resumed_from_every_checkpoint_it_is_the_same_run(tmp_path, policy, weights):
+    whole = fit(policy, tmp_path, every=2)
+    want, wanted = result(whole), tables(tmp_path)
+    places = [p for p in (tmp_path / "checkpoints").glob("*.ckpt") if not p.name.startswith("last")]
+    assert len(places) >= 15
+    for place in sorted(places)[::2]:
+        toy = Toy()
+        toy.load_state_dict(weights)
+        made = module(toy, tmp_path)
+        quiet(callbacks=[]).fit(made, data(), ckpt_path=place)
+        assert all(torch.equal(want[name], value) for name, value in result(made).items()), place.name
+    assert tables(tmp_path) == wanted
+
+
+def test_dropout_does_not_break_the_resume(tmp_path, weights):
+    def toy():
+        made = Toy(dropout=0.3)
+        made.load_state_dict(weights)
+        return made
+
+    want = result(fit(toy(), tmp_path, every=4))
+    made = module(toy(), tmp_path)
+    quiet().fit(made, data(), ckpt_path=tmp_path / "checkpoints" / "step=20.ckpt")
+    assert all(torch.equal(want[name], value) for name, value in result(made).items())
+
+
+def test_the_arms(tmp_path, policy, weights):
+    made = fit(policy, tmp_path / "self", judge_=None, dpo_steps=0, temperatures=(1.0,), hottest=None)
+    rows = dashboard(tmp_path / "self")
+    assert all(row["pass_rate"] > 0.9 for row in rows) and made.trainer.global_step == 18
+    watch = Watch()
+    policy.load_state_dict(weights)
+    fit(policy, tmp_path / "sft", dpo_steps=0, hottest=(1.3, 0.0), callbacks=[watch])
+    assert {kind for _, kind, _, _ in watch.steps} == {"SpeechBatch"}
+    for place in (tmp_path / "sft").glob("tdsc/*/round.json"):
+        assert [row["temperature"] for row in json.loads(place.read_text())["temperatures"]] == [0.7, 1.0, 1.3]
+    policy.load_state_dict(weights)
+    watch = Watch()
+    fit(policy, tmp_path / "dpo", sft_steps=0, callbacks=[watch])
+    assert {kind for _, kind, _, _ in watch.steps} == {"PairBatch"}
+
+
+def test_a_curriculum_of_ones_own_sees_the_history(tmp_path, policy):
+    seen = []
+
+    class Own(TemperatureCurriculum):
+        def temperatures(self, iteration, history):
+            seen.append((iteration, [row["iteration"] for row in history]))
+            return (0.5, 0.5 + 0.1 * iteration)
+
+    fit(policy, tmp_path, callbacks=[Own()])
+    assert seen == [(1, []), (2, [1]), (3, [1, 2])]
+    stats = json.loads((tmp_path / "tdsc/round-03/round.json").read_text())
+    assert [row["temperature"] for row in stats["temperatures"]] == [0.5, 0.8]
+    with pytest.raises(TypeError, match="belongs to TDSC; SFT explores nothing"):
+        quiet(max_steps=1, callbacks=[TemperatureCurriculum()]).fit(SFT(Toy()), SpeechData(speech()))
+
+
+def test_predict_is_rejection_sampling(tmp_path, policy):
+    made = module(policy, tmp_path, n=4)
+    before = weights_hash(policy)
+    best = [c for batch in quiet().predict(made, data()) for c in batch]
+    assert [c.sentence.id for c in best] == [s.id for s in sentences()] and weights_hash(policy) == before
+    reads, one = Reads(), {c.sentence.id: c for c in best}
+    single = policy.sample([s.prompt for s in sentences()], 1, 1.0, 0.9, 40, generator=torch.Generator().manual_seed(0))
+    plain = [reads.read(type(best[0])(s, t)).scores["error"] for s, t in zip(sentences(), single.rows(), strict=True)]
+    chosen = [reads.read(one[s.id]).scores["error"] for s in sentences()]
+    assert sum(chosen) < sum(plain)
+
+
+class Deaf(Reads):
+    name = "intelligibility"
+
+    def read(self, candidate):
+        verdict = super().read(candidate)
+        return type(verdict).reject(self.name, scores={"error": 1.0})
+
+
+def test_nothing_accepted_says_what_to_loosen(tmp_path, policy):
+    with pytest.raises(NothingAccepted, match="none of 72 candidates was accepted") as told:
+        fit(policy, tmp_path, judge_=[Deaf()])
+    assert "max_error" in str(told.value) and "0.70" in str(told.value) and "round-01" in str(told.value)
+    with pytest.raises(NothingAccepted):  # started again, it says so again
+        fit(policy, tmp_path, judge_=[Deaf()])
+
+
+def test_no_pairs_means_no_dpo_and_no_crash(tmp_path, policy):
+    watch = Watch()
+    made = fit(policy, tmp_path, loser_reasons=("nobody",), callbacks=[watch])
+    assert {kind for _, kind, _, _ in watch.steps} == {"SpeechBatch"} and made.trainer.current_epoch == 3
+    assert all(row["pairs"] == 0 and row["no_loser"] > 0 for row in dashboard(tmp_path))
+
+
+def test_nan_stops_names_the_rows_and_keeps_the_checkpoint(tmp_path, policy):
+    class Poison(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 13:
+                with torch.no_grad():
+                    module.backbone.head.bias.fill_(float("nan"))
+
+    with pytest.raises(ValueError, match=r"the loss is nan in sft of iteration 2, on the rows \['s\d+#\d'"):
+        fit(policy, tmp_path, callbacks=[Poison()])
+    kept = torch.load(tmp_path / "checkpoints" / "step=12.ckpt", weights_only=False)
+    assert all(torch.isfinite(value).all() for value in kept["state_dict"].values())
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path, policy, weights):
+    fit(policy, tmp_path, iterations=1, every=None)
+    with pytest.raises(ValueError, match=r"begun by another run. It differs in\n  weights: here"):
+        quiet().fit(module(policy, tmp_path), data())  # the trained policy, from the start
+    policy.load_state_dict(weights)
+    with pytest.raises(ValueError, match=r"plan: here .*'top_p': 0.5"):
+        quiet().fit(module(policy, tmp_path, top_p=0.5), data())
+
+
+def test_texts_that_were_in_the_sft_data(tmp_path):
+    known = speech(4)
+    from seaalign import Sentence
+
+    with pytest.warns(UserWarning, match="1 of 2 sentences have texts that the SFT policy was trained on"):
+        TextData([Sentence("a", "x", known[0].prompt), Sentence("b", "y", Prompt([1, 1, 1, 1]))], sft=known).setup()
+    with pytest.raises(ValueError, match="unique ids"):
+        TextData([Sentence("a", "x", Prompt([1])), Sentence("a", "y", Prompt([2]))]).setup()
+    with pytest.raises(ValueError, match="replay=0.3 needs sft="):
+        TextData([], replay=0.3)
+
+
+def test_wrong_settings(tmp_path, policy):
+    for wrong, told in (
+        ({"n": 0}, r"TDSC got \{'n': 0\}"),
+        ({"sft_steps": 0, "dpo_steps": 0}, "trains nothing"),
+        ({"temperatures": (), "hottest": None}, "no temperature to explore"),
+        ({"reference": "ema"}, "reference must be"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            TDSC(policy, judge(), tmp_path, **wrong)
+    with pytest.raises(ValueError, match="instead of accumulate_grad_batches"):
+        quiet(accumulate_grad_batches=2).fit(module(policy, tmp_path), data())
+    with pytest.raises(ValueError, match="TextData is trained on by TDSC, not by SFT"):
+        quiet().fit(SFT(policy), data())
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same_pairs(tmp_path, policy, weights):
+    one, two = tmp_path / "one", tmp_path / "two"
+    two.mkdir()
+    torch.save(weights, two / "start.pt")
+    clean = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.modules.tdsc_run"],
+        env={**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TDSC_FOLDER": str(two)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    fit(policy, one, iterations=1)
+    first, second = (tables(place) for place in (one, two))
+    assert second["round-01 stats"] == first["round-01 stats"]
+    assert second["round-01 accepted"] == first["round-01 accepted"]
+    assert [row[:3] for row in second["round-01 pairs"]] == [row[:3] for row in first["round-01 pairs"]]
+    assert len(dashboard(two)) == 3
+    shared = {path.name for path in (two / "tdsc/round-03").glob("verdicts-*")}
+    assert shared == {"verdicts-0.jsonl", "verdicts-1.jsonl"}  # both judged
