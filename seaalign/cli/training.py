@@ -13,7 +13,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
 from seaalign.cli.explain import explain, reasons
 from seaalign.data import SpeechData, TextData, TripletData, load_utterances
-from seaalign.judges import Duration, Intelligibility, Judge, Repetition, SpeakerSimilarity
+from seaalign.judges import Duration, Intelligibility, Liveliness, Repetition, RoundTrip, SpeakerSimilarity
+from seaalign.judges.transcribers import MMS, ByLanguage, Dolphin, FasterWhisper, Pipeline, SpeechBrain, Whisper
 from seaalign.miniature.lm import TextSpeechLM
 from seaalign.modules import DGSA, SFT, TDSC
 from seaalign.records import Speech, Utterance
@@ -22,7 +23,8 @@ from seaalign.testing import BackboneError, check_backbone
 SHORT = (
     *(SFT, DGSA, TDSC, SpeechData, TextData, TripletData, TextSpeechLM),
     *(ErosionMonitor, SampleAudio, TemperatureCurriculum),
-    *(Judge, Intelligibility, Repetition, Duration, SpeakerSimilarity),
+    *(Intelligibility, Repetition, Duration, SpeakerSimilarity, RoundTrip, Liveliness),
+    *(Whisper, FasterWhisper, Dolphin, MMS, SpeechBrain, Pipeline, ByLanguage),
 )
 """Imported classes can be named in YAML without their path; others are named `their.module.Class`."""
 

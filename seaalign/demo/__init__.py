@@ -15,7 +15,8 @@ DESCRIPTION = """\
 See Synthetic Erosion and its repair on a miniature spoken language model, trained here and now:
   1. speech of two kinds: a little expressive, as much flat synthetic as you like;
   2. one language model per synthetic share alpha: word errors fall, and so do entropy and F0 spread;
-  3. at alpha = 0.8, DGSA against plain SFT, standard DPO, rejection sampling and more SFT on the real part.
+  3. at alpha = 0.8, DGSA against plain SFT, standard DPO, rejection sampling and more SFT on the real part;
+  4. without any real speech, TDSC: the policy learns from what a judge accepts of its own attempts.
 Without --fsdd all speech is a toy voice made on the spot: the mechanics are real, the numbers are about a toy."""
 EPILOG = """\
 examples:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from seaalign.critique import NothingAccepted
 from seaalign.data import SpeechData, TextData
 from seaalign.demo.train import MAX_FRAMES, SFT_LR, load, policy, save, trainer
 from seaalign.demo.world import Sizes, shuffled
 from seaalign.functional import repetition_span
-from seaalign.judges import Duration, Intelligibility, Judge, Repetition
-from seaalign.judges.liveliness import Liveliness
+from seaalign.judges import Duration, Intelligibility, Judge, Liveliness, Repetition, RoundTrip
+from seaalign.judges.recogniser import TokenRecogniser
+from seaalign.judges.roundtrip import fit as teach
 from seaalign.miniature.codec import Codec
 from seaalign.miniature.ear import Ear
 from seaalign.miniature.spoken import WORDS
@@ -22,11 +26,17 @@ from seaalign.records import Prompt, Sentence, Utterance
 from seaalign.storage import read_utterances
 
 BASE = "sft-scarce"
-ROUND_SFT_LR, ROUND_DPO_LR = 5e-4, 2e-5
+PRIOR_SFT_LR, ROUND_SFT_LR, ROUND_DPO_LR = 1e-3, 5e-4, 2e-5
 ARMS: dict[str, dict[str, Any]] = {
     "TDSC": {},
     "self-training": {"judge": None, "dpo_steps": 0, "temperatures": (1.0,), "hottest": None, "n": 12},
 }
+MORE_ARMS: dict[str, dict[str, Any]] = {
+    "TDSC without DPO": {"dpo_steps": 0},
+    "TDSC at T = 1": {"temperatures": (1.0,), "hottest": None, "n": 12},
+    "TDSC without ASR": {"judge": "round trip"},
+}
+"""Arms that examples/tdsc_arms.py adds; "round trip" is a judge that the scarce speech itself has taught."""
 
 
 def known_pairs(folder: Path, sizes: Sizes, seed: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
@@ -72,31 +82,52 @@ class Listener:
         return [spelled(heard) for heard in self.ear.transcribe(waveforms, sample_rate)]
 
 
-def judge_of(folder: Path, sizes: Sizes, seed: int) -> Judge:
-    """The paper's three filters; the recogniser is the one that never reports."""
-    codec = Codec.load(folder / "codec.pt")
-    return Judge(
-        Repetition(0.1, k=repetition_span(160, codec.frame_rate)),
-        Duration(data=scarce(folder, sizes, seed)),
-        Intelligibility(Listener(Ear.load(folder / "judge.pt"), "judge.pt")),
-        Liveliness(),
-    )
+def judge_of(folder: Path, sizes: Sizes, seed: int, hears: bool = True) -> Judge:
+    """The paper's three filters; the recogniser never reports. One that `hears` nothing reads the tokens instead."""
+    codec, known = Codec.load(folder / "codec.pt"), scarce(folder, sizes, seed)
+    filters = Repetition(0.1, k=repetition_span(160, codec.frame_rate)), Duration(data=known)
+    if hears:
+        return Judge(*filters, Intelligibility(Listener(Ear.load(folder / "judge.pt"), "judge.pt")), Liveliness())
+    reader = TokenRecogniser.of(known)
+    teach(reader, known, seed=seed)
+    return Judge(*filters, RoundTrip(reader), Liveliness())
+
+
+def foreign(folder: Path, seed: int) -> list[Utterance]:
+    """The expressive speech with its words renamed: another language to a policy, with all of its prosody."""
+    names = torch.tensor(shuffled([(i,) for i in range(10)], seed + 5)).flatten()
+    return [
+        Utterance(u.id, Prompt(names[u.prompt.text], timbre=u.prompt.timbre), u.tokens, u.source)
+        for u in read_utterances(folder / "real.parquet")
+    ]
 
 
 def sft(folder: Path, sizes: Sizes, seed: int, progress: Any = iter) -> str:
-    """The policy to improve: fine-tuned on little flat speech."""
-    steps = sizes.scarce_steps
-    module = SFT(policy(folder, seed), lr=SFT_LR, weight_decay=0.01, warmup_steps=steps // 10, schedule="cosine")
-    runner = trainer(steps, progress)
-    runner.fit(module, SpeechData(scarce(folder, sizes, seed), max_frames=MAX_FRAMES, seed=seed))
+    """The policy to improve: fine-tuned on little flat speech; before that, where asked for, on a foreign language."""
+    start = policy(folder, seed)
+    if sizes.prior_steps:
+        _fit(start, SFT_LR, foreign(folder, seed), sizes.prior_steps, seed, iter)
+    runner = _fit(
+        start, PRIOR_SFT_LR if sizes.prior_steps else SFT_LR, scarce(folder, sizes, seed), sizes.scarce_steps, seed,
+        progress,
+    )  # fmt: skip
     return save(runner, folder, BASE)
+
+
+def _fit(start: Any, lr: float, speech: list[Utterance], steps: int, seed: int, progress: Any) -> Any:
+    module = SFT(start, lr=lr, weight_decay=0.01, warmup_steps=steps // 10, schedule="cosine")
+    runner = trainer(steps, progress)
+    runner.fit(module, SpeechData(speech, max_frames=MAX_FRAMES, seed=seed))
+    return runner
 
 
 def criticise(
     folder: Path, name: str, title: str, sizes: Sizes, seed: int, progress: Any = iter
 ) -> list[dict[str, Any]]:
     """TDSC, or one of its arms, from the scarce policy; returns its dashboard."""
-    arm = {"judge": judge_of(folder, sizes, seed), "dpo_steps": sizes.round_dpo_steps, **ARMS[title]}
+    arm = {"judge": "ear", "dpo_steps": sizes.round_dpo_steps, **{**ARMS, **MORE_ARMS}[title]}
+    if arm["judge"] is not None:
+        arm["judge"] = judge_of(folder, sizes, seed, hears=arm["judge"] == "ear")
     codec = Codec.load(folder / "codec.pt")
     module = TDSC(
         load(folder, BASE), work=folder / name, iterations=sizes.rounds, sft_steps=sizes.round_sft_steps,
@@ -105,6 +136,7 @@ def criticise(
     )  # fmt: skip
     data = TextData(sentences(folder, sizes, seed), sft=scarce(folder, sizes, seed), replay=0.3, max_frames=MAX_FRAMES)
     runner = trainer(sizes.rounds * (sizes.round_sft_steps + arm["dpo_steps"]), progress)
-    runner.fit(module, data)
+    with suppress(NothingAccepted):  # small sizes: a policy that says nothing right stays as it is
+        runner.fit(module, data)
     save(runner, folder, name)
     return module.loop.history(sizes.rounds + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -83,4 +84,48 @@ def plot_plane(path: Path, systems: dict[str, Summary]) -> None:
         axis.set(xlabel="WER (%), lower is better", ylabel=f"{label}, higher is livelier")
         axis.grid(alpha=0.3)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+ROUNDS = {
+    "pass_rate": ("pass %", 100),
+    "error": ("error %", 100),
+    "entropy": ("H_p b", 1),
+    "f0_std": ("F0 st", 1),
+    "repetition": ("rep %", 100),
+    "tokens_per_unit": ("tok/word", 1),
+    "pairs": ("pairs", 1),
+}
+
+
+def rounds_table(arms: dict[str, list[dict[str, Any]]], console: Console) -> None:
+    """A row per iteration: what the judge heard at the temperature nearest to 1."""
+    grid = Table(
+        title="Iterations, as the judge heard the candidates", title_justify="left", title_style="bold", box=None,
+        padding=(0, 1, 0, 0), pad_edge=False,
+    )  # fmt: skip
+    for label in ("", "k", *(label for label, _ in ROUNDS.values())):
+        grid.add_column(label, justify="right" if label else "left", no_wrap=True)
+    for arm, rows in arms.items():
+        for row in rows or [{"iteration": "nothing accepted"}]:
+            values = [f"{row[key] * scale:.1f}" if key in row else "-" for key, (_, scale) in ROUNDS.items()]
+            grid.add_row(arm, str(row["iteration"]), *values)
+    console.print(grid, "")
+
+
+def plot_rounds(path: Path, arms: dict[str, list[dict[str, Any]]]) -> None:
+    """TDSC over its iterations: how many candidates pass, how wrong and how lively they are."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    shown = {"pass_rate": "accepted (%)", "error": "word errors at T = 1 (%)", "f0_std": "F0 std (semitones)"}
+    for axis, (key, label) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+        for arm, rows in arms.items():
+            points = [(row["iteration"], row[key] * ROUNDS[key][1]) for row in rows if key in row]
+            if points and not (arm == "self-training" and key == "pass_rate"):  # it accepts whatever ends
+                axis.plot(*zip(*points, strict=True), "o-", label=arm)
+        axis.set(xlabel="iteration", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    figure.suptitle("Self-critique: what the judge hears, iteration by iteration")
     figure.savefig(path, dpi=130)

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from seaalign.demo import evaluate, show, train, world
+from seaalign.demo import evaluate, scarce, show, train, world
+from seaalign.demo.claims import claims, critique_claims
 from seaalign.demo.evaluate import Outcome
-from seaalign.demo.show import Summary
 from seaalign.demo.tasks import Crew, Task
 from seaalign.miniature.codec import Codec
 from seaalign.storage import read_utterances
@@ -29,7 +29,8 @@ def tell(args: argparse.Namespace, crew: Crew) -> dict[str, Any]:
     description = told.prepare(args.fsdd)
     sweep = told.sweep()
     systems = told.repair()
-    results = told.report(sweep, systems)
+    critique = told.criticise()
+    results = told.report(sweep, systems, critique)
     return {"source": description, "seed": args.seed, "sizes": asdict(sizes), **results}
 
 
@@ -68,6 +69,7 @@ class _Story:
         self.run(
             "Synthetic Erosion: one language model per synthetic share",
             *(self.task(f"SFT, alpha = {alpha:g}", train.sft, alpha=alpha, **common) for alpha in self.sizes.alphas),
+            self.task("SFT on little flat speech", scarce.sft, **common),
             self.teach("reporter (reports, never filters)", "reporter.pt", 80, self.seed + 2),
             self.task("speaker embedding", world.recognise_speakers, seed=self.seed),
         )
@@ -101,11 +103,32 @@ class _Story:
             self.assess("sft-real", "more SFT on real"),
         )
 
-    def report(self, sweep: tuple[list[Outcome], ...], repaired: list[Outcome]) -> dict[str, Any]:
+    def criticise(self) -> tuple[list[Outcome], dict[str, list[dict[str, Any]]]]:
+        """No real speech at all: little flat speech, new texts, and what the policy makes of its own attempts."""
+        common = {"sizes": self.sizes, "seed": self.seed}
+        rounds = self.run(
+            "Self-critique: no real speech, and texts that nobody has said",
+            *(self.task(arm, scarce.criticise, name=show.slug(arm), title=arm, **common) for arm in scarce.ARMS),
+        )
+        heard = self.run(
+            "Listening to them",
+            self.assess(scarce.BASE, "SFT on little"),
+            self.assess(scarce.BASE, "rejection, 4 of it", n=4),
+            *(self.assess(show.slug(arm), arm) for arm in scarce.ARMS),
+        )
+        return heard, dict(zip(scarce.ARMS, rounds, strict=True))
+
+    def report(
+        self,
+        sweep: tuple[list[Outcome], ...],
+        repaired: list[Outcome],
+        critique: tuple[list[Outcome], dict[str, list[dict[str, Any]]]],
+    ) -> dict[str, Any]:
         """Tables, figures, sounds, and the claims."""
         off, on, recordings = sweep
+        criticised, rounds = critique
         codec = Codec.load(self.folder / "codec.pt")
-        everything = [*recordings, *off, *on, *repaired]
+        everything = [*recordings, *off, *on, *repaired, *criticised]
         n_tokens = min(sum(len(row) for row in outcome.tokens) for outcome in everything)
         summary = {outcome.name: evaluate.summarise(outcome, codec, n_tokens, self.seed) for outcome in everything}
         base = off[self.sizes.alphas.index(ALPHA)]
@@ -118,67 +141,23 @@ class _Story:
         show.table(
             f"Repair at alpha = {ALPHA:g}, style off; the reporter never filtered anything", systems, self.console
         )
+        alone = {o.name: summary[o.name] for o in criticised}
+        show.table("Self-critique from little flat speech, without any real speech", alone, self.console)
+        show.rounds_table(rounds, self.console)
         off_rows, on_rows = ([summary[o.name] for o in rows] for rows in (off, on))
         show.plot_sweep(self.folder / "erosion.png", self.sizes.alphas, off_rows, on_rows)
         show.plot_plane(self.folder / "plane.png", systems)
+        show.plot_rounds(self.folder / "critique.png", rounds)
         cases = read_utterances(self.folder / "test.parquet")
-        sounds = {o.name: o for o in (*recordings, *off, *on, *repaired)}
+        sounds = {o.name: o for o in everything}
         show.write_sounds(self.folder / "wavs", sounds, [case.prompt.text.tolist() for case in cases])
         (self.folder / "speech.pt").unlink()
         return {
             "n_tokens": n_tokens,
             "sweep": swept,
             "systems": systems,
-            "claims": claims(off_rows, on_rows, systems, self.sizes.alphas.index(ALPHA)),
+            "critique": alone,
+            "rounds": rounds,
+            "claims": claims(off_rows, on_rows, systems, self.sizes.alphas.index(ALPHA))
+            + critique_claims(alone, rounds["TDSC"]),
         }
-
-
-def z(a: Summary, b: Summary, key: str) -> float:
-    """How far a lies above b, in units of the sigma of the difference."""
-    return (a[key][0] - b[key][0]) / max((a[key][1] ** 2 + b[key][1] ** 2) ** 0.5, 1e-9)
-
-
-def cheaper(unit: str, key: str, sft: Summary, dgsa: Summary, real: Summary) -> dict[str, Any]:
-    """Does DGSA pay fewer word errors per unit restored than more SFT on real speech?"""
-    claim = f"a restored {unit} costs fewer word errors than by more SFT on real"
-    if not all(z(row, sft, key) > 2 for row in (dgsa, real)):  # a price for nothing says nothing
-        return {"claim": claim, "holds": False, "numbers": "not comparable"}
-    ours, theirs = ((row["wer"][0] - sft["wer"][0]) / (row[key][0] - sft[key][0]) for row in (dgsa, real))
-    numbers = f"WER points per {unit}: DGSA {ours:.1f}, more SFT {theirs:.1f}"
-    return {"claim": claim, "holds": ours < theirs, "numbers": numbers}
-
-
-def claims(off: list[Summary], on: list[Summary], systems: dict[str, Summary], at: int) -> list[dict[str, Any]]:
-    """The paper's claims that a miniature can test, asked of this run; differences count from 2 sigma.
-
-    Args:
-        off: one row per synthetic share, style off.
-        on: the same, style on.
-        systems: the remedies, and "SFT" before them.
-        at: which of the shares the remedies start from.
-    """
-    sft, dgsa, real, plain = (systems[name] for name in ("SFT", "DGSA", "more SFT on real", "standard DPO"))
-
-    def say(claim: str, holds: bool, key: str, *rows: Summary) -> dict[str, Any]:
-        return {
-            "claim": claim,
-            "holds": bool(holds),
-            "numbers": f"{key} " + " -> ".join(f"{row[key][0]:.2f}" for row in rows),
-        }
-
-    wers = [row["wer"][0] for row in off]
-    falls = all(a >= b for a, b in zip(wers, wers[1:], strict=False)) and z(off[0], off[-1], "wer") > 2
-    return [
-        say("word errors fall with the synthetic share", falls, "wer", *off),
-        say("entropy collapses", z(off[0], off[-1], "entropy") > 2, "entropy", *off),
-        say("F0 spread collapses", z(off[0], off[-1], "f0_std") > 2, "f0_std", *off),
-        say("style off -> on at 0.8 adds F0 spread", z(on[at], off[at], "f0_std") > 2, "f0_std", off[at], on[at]),
-        say("style off -> on at 0.8 adds entropy", z(on[at], off[at], "entropy") > 2, "entropy", off[at], on[at]),
-        say("DGSA restores entropy (SFT -> DGSA)", z(dgsa, sft, "entropy") > 2, "entropy", sft, dgsa),
-        say("DGSA restores F0 spread (SFT -> DGSA)", z(dgsa, sft, "f0_std") > 2, "f0_std", sft, dgsa),
-        say("fewer word errors for it than more SFT on real", dgsa["wer"][0] < real["wer"][0], "wer", sft, dgsa, real),
-        cheaper("bit", "entropy", sft, dgsa, real),
-        cheaper("semitone", "f0_std", sft, dgsa, real),
-        say("fewer word errors for it than standard DPO", dgsa["wer"][0] < plain["wer"][0], "wer", dgsa, plain),
-        say("DGSA leaves word errors where SFT had them, as in the paper", z(dgsa, sft, "wer") < 2, "wer", sft, dgsa),
-    ]  # fmt: skip

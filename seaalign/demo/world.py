@@ -45,6 +45,7 @@ class Sizes:
     scarce: int = 100
     scarce_pairs: int = 30
     scarce_steps: int = 150
+    prior_steps: int = 0
     sentences: int = 60
     rounds: int = 3
     round_sft_steps: int = 60
@@ -58,11 +59,16 @@ QUICK = Sizes(
     lessons=200,
     tests=40,
     alphas=(0.0, 0.8, 1.0),
-    codec_steps=70,
-    ear_steps=110,
-    sft_steps=60,
+    codec_steps=60,
+    ear_steps=100,
+    sft_steps=50,
     align_steps=15,
     real_sft_steps=30,
+    scarce_steps=40,
+    sentences=16,
+    rounds=1,
+    round_sft_steps=15,
+    round_dpo_steps=8,
 )
 
 

@@ -9,6 +9,8 @@ from seaalign.judges.cache import VerdictCache
 from seaalign.judges.calling import JudgeError
 from seaalign.judges.criteria import Duration, Repetition
 from seaalign.judges.intelligibility import Intelligibility
+from seaalign.judges.liveliness import Liveliness
+from seaalign.judges.roundtrip import RoundTrip
 from seaalign.judges.similarity import SpeakerSimilarity
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "Intelligibility",
     "Judge",
     "JudgeError",
+    "Liveliness",
     "Repetition",
+    "RoundTrip",
     "SpeakerSimilarity",
     "VerdictCache",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from seaalign.functional.errors import edit_distance
 from seaalign.judges.base import Criterion
@@ -28,7 +29,7 @@ class RoundTrip(Criterion):
     one wins.
 
     Args:
-        recogniser: trained by `fit` on the utterances that the model was taught with.
+        recogniser: trained by `fit` on the utterances that the model was taught with; or the file that its `save` wrote.
         max_error: accept below this share of wrong text ids.
 
     Raises:
@@ -43,7 +44,9 @@ class RoundTrip(Criterion):
     name = "intelligibility"
     needs_audio = False
 
-    def __init__(self, recogniser: TokenRecogniser, max_error: float = 0.4) -> None:
+    def __init__(self, recogniser: TokenRecogniser | str | Path, max_error: float = 0.4) -> None:
+        if isinstance(recogniser, str | Path):
+            recogniser = TokenRecogniser.load(recogniser)
         if not max_error > 0:
             raise ValueError(f"max_error must be above 0, got {max_error}: candidates are accepted below it")
         if math.isnan(recogniser.error):

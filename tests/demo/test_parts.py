@@ -12,9 +12,9 @@ from rich.console import Console
 pytestmark = pytest.mark.audio
 
 from seaalign.demo import main  # noqa: E402
+from seaalign.demo.claims import claims  # noqa: E402
 from seaalign.demo.evaluate import Outcome, summarise  # noqa: E402
 from seaalign.demo.show import table  # noqa: E402
-from seaalign.demo.story import claims  # noqa: E402
 from seaalign.demo.tasks import Crew, Task  # noqa: E402
 from seaalign.demo.world import embedded, texts  # noqa: E402
 from seaalign.storage import write_json  # noqa: E402
