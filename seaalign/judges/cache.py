@@ -144,7 +144,8 @@ class VerdictCache:
         data = path.read_bytes() if path.is_file() else b""
         whole = data.rfind(b"\n") + 1
         damaged = []
-        for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
+        lines = data[:whole].decode(errors="replace").split("\n")[:-1]  # what is not ASCII was not written here
+        for number, line in enumerate(lines, start=1):
             try:
                 key, verdict = _from_json(json.loads(line))
             except (ValueError, TypeError, LookupError, AttributeError):
@@ -170,8 +171,9 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def _from_json(row: Mapping[str, Any]) -> tuple[str, Verdict]:
-    scores = {str(name): float(value) for name, value in row["scores"].items()}
-    return str(row["key"]), Verdict(row["status"], tuple(row["reasons"]), scores, row["transcript"])
+    if not isinstance(row["scores"], dict):
+        raise TypeError("scores")
+    return row["key"], Verdict(row["status"], tuple(row["reasons"]), row["scores"], row["transcript"])
 
 
 def unjudged(keys: Sequence[str], candidates: Sequence[Candidate], cache: VerdictCache | None) -> dict[str, Candidate]:

@@ -84,7 +84,7 @@ def _parts(value: Any, inner: tuple[int, ...]) -> list[str]:
 
 
 def _code(code: types.CodeType) -> str:
-    constants = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    constants = [_code(c) if isinstance(c, types.CodeType) else _described(c, ()) for c in code.co_consts]
     return _short(repr((code.co_code, code.co_names, constants)).encode())
 
 
