@@ -56,11 +56,11 @@ class Critique(Training):
             kwargs["ckpt_path"] = "last"
         self.trainer.fit(model, **kwargs)
         if self.trainer.is_global_zero:
-            report(model.work, model.loop.history(1_000_000))
+            report(model.work, model.loop.history(1_000_000), model.backbone.sampler)
 
 
-def report(work: Path, rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
-    """The numbers of all iterations as a table, and where the rest is."""
+def report(work: Path, rows: Sequence[dict[str, Any]], sampler: str, console: Console | None = None) -> None:
+    """The numbers of all iterations as a table, the sampler's name, and where the rest is."""
     console = console or Console()
     shown = [name for name in COLUMNS if any(name in row for row in rows)]
     table = Table(title="Self-critique, candidates at the temperature nearest to 1", title_justify="left", box=None)
@@ -70,8 +70,8 @@ def report(work: Path, rows: Sequence[dict[str, Any]], console: Console | None =
         table.add_row(*(_cell(name, row.get(name)) for name in shown))
     console.print(table)
     console.print(
-        f"Funnels per temperature: {work}/round-*/round.json. The policy: {work}/checkpoints/last.ckpt, for instance "
-        "for `--weights`.",
+        f"Sampler: {sampler}. Funnels per temperature: {work}/round-*/round.json. The policy: "
+        f"{work}/checkpoints/last.ckpt, for instance for `--weights`.",
         soft_wrap=True,
     )
 

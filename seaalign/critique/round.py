@@ -136,7 +136,11 @@ class Round:
             if self.rank == 0:
                 write_json(path, wanted)
             return
-        odd = [f"{key}: here {wanted[key]}, folder {found.get(key)}" for key in wanted if wanted[key] != found.get(key)]
+        odd = [
+            f"{key}: here {_short(wanted[key])}, folder {_short(found.get(key))}"
+            for key in wanted
+            if wanted[key] != found.get(key)
+        ]
         if odd:
             listed = "".join(f"\n  {line}" for line in odd)
             raise ValueError(
@@ -200,6 +204,7 @@ class Round:
             write_pairs(self.folder / "pairs.parquet", mined.pairs)
         funnel = mined.funnel
         stats = {
+            "sampler": json.loads((self.folder / "about.json").read_text())["sampler"],
             "pass_rate": funnel.accepted / funnel.candidates,
             "candidates": funnel.candidates,
             "accepted": funnel.accepted,
@@ -223,6 +228,11 @@ class Round:
         begun = time.monotonic()
         yield
         self.seconds[name] += time.monotonic() - begun
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _scores(judged: Sequence[Judged]) -> dict[str, float]:

@@ -131,7 +131,8 @@ class _Story:
         everything = [*recordings, *off, *on, *repaired, *criticised]
         n_tokens = min(sum(len(row) for row in outcome.tokens) for outcome in everything)
         summary = {outcome.name: evaluate.summarise(outcome, codec, n_tokens, self.seed) for outcome in everything}
-        base = off[self.sizes.alphas.index(ALPHA)]
+        at = self.sizes.alphas.index(ALPHA)
+        base = off[at]
         systems = {
             o.name if o is not base else "SFT": summary[o.name] for o in (recordings[0], recordings[1], base, *repaired)
         }
@@ -148,9 +149,8 @@ class _Story:
         show.plot_sweep(self.folder / "erosion.png", self.sizes.alphas, off_rows, on_rows)
         show.plot_plane(self.folder / "plane.png", systems)
         show.plot_rounds(self.folder / "critique.png", rounds)
-        cases = read_utterances(self.folder / "test.parquet")
-        sounds = {o.name: o for o in everything}
-        show.write_sounds(self.folder / "wavs", sounds, [case.prompt.text.tolist() for case in cases])
+        texts = [case.prompt.text.tolist() for case in read_utterances(self.folder / "test.parquet")]
+        show.write_sounds(self.folder / "wavs", {o.name: o for o in everything}, texts)
         (self.folder / "speech.pt").unlink()
         return {
             "n_tokens": n_tokens,
@@ -158,6 +158,5 @@ class _Story:
             "systems": systems,
             "critique": alone,
             "rounds": rounds,
-            "claims": claims(off_rows, on_rows, systems, self.sizes.alphas.index(ALPHA))
-            + critique_claims(alone, rounds["TDSC"]),
+            "claims": claims(off_rows, on_rows, systems, at) + critique_claims(alone, rounds["TDSC"]),
         }

@@ -63,8 +63,10 @@ def loop_of(module: TDSC) -> Loop:
     if trainer.max_epochs in (None, -1, _UNSET) and trainer.max_steps == -1:
         trainer.fit_loop.max_epochs = module.hparams["iterations"]
     keep, reference = module.hparams["keep"], module.hparams["reference"]
-    barrier = trainer.strategy.barrier
-    return Loop(module.work, module.judge, reference, keep, trainer.global_rank, trainer.world_size, barrier)
+    barrier, work = trainer.strategy.barrier, module.work
+    if getattr(trainer, "fast_dev_run", False):  # a rehearsal stays out of the real run's folder
+        work = work.with_name(f"{work.name}.fast_dev_run")
+    return Loop(work, module.judge, reference, keep, trainer.global_rank, trainer.world_size, barrier)
 
 
 def temperatures_of(

@@ -78,6 +78,8 @@ class TDSC(L.LightningModule):
             starts at its reference, as elsewhere; "start": at the start of the iteration; "initial": of the run.
         pairs_per_text: most pairs of a text.
         loser_reasons: what a loser may have been rejected for.
+        judge_timeout: seconds that a criterion of a list may take for a batch of 32 candidates before the run stops; a
+            `Judge` has its own.
         keep: "mined" drops candidates of finished iterations, "all" keeps them.
         seed: of draws and ties.
 
@@ -109,6 +111,7 @@ class TDSC(L.LightningModule):
         reference: Reference = "sft",
         pairs_per_text: int = 1,
         loser_reasons: tuple[str, ...] = ("intelligibility",),
+        judge_timeout: float | None = 1800.0,
         keep: Literal["mined", "all"] = "mined",
         seed: int = 0,
     ) -> None:
@@ -116,7 +119,7 @@ class TDSC(L.LightningModule):
         self.save_hyperparameters(ignore=["backbone", "judge", "work"])
         check_settings(self.hparams)
         self.backbone, self.work = backbone, Path(work)
-        self.judge = judge if isinstance(judge, Judge | None) else Judge(*judge)
+        self.judge = judge if isinstance(judge, Judge | None) else Judge(*judge, timeout=judge_timeout)
         self.sft_steps, self.dpo_steps = sft_steps, dpo_steps
         self.curriculum: Curriculum | None = None
         self.iteration, self.begun = 0, time.monotonic()

@@ -241,6 +241,14 @@ def test_a_folder_of_another_run_is_refused(tmp_path, policy, weights):
         quiet().fit(module(policy, tmp_path, top_p=0.5), data())
 
 
+def test_a_rehearsal_is_short_and_leaves_the_run_alone(tmp_path, policy):
+    made = module(policy, tmp_path)
+    quiet(fast_dev_run=True).fit(made, data())
+    assert made.trainer.global_step == 1 and not (tmp_path / "tdsc").exists()
+    stats = json.loads((tmp_path / "tdsc.fast_dev_run" / "round-01" / "round.json").read_text())
+    assert stats["texts"]["texts"] == 8 and stats["sampler"] == "nucleus"
+
+
 def test_texts_that_were_in_the_sft_data(tmp_path):
     known = speech(4)
     from seaalign import Sentence
