@@ -125,8 +125,7 @@ class _Story:
         critique: tuple[list[Outcome], dict[str, list[dict[str, Any]]]],
     ) -> dict[str, Any]:
         """Tables, figures, sounds, and the claims."""
-        off, on, recordings = sweep
-        criticised, rounds = critique
+        (off, on, recordings), (criticised, rounds) = sweep, critique
         codec = Codec.load(self.folder / "codec.pt")
         everything = [*recordings, *off, *on, *repaired, *criticised]
         n_tokens = min(sum(len(row) for row in outcome.tokens) for outcome in everything)
@@ -149,8 +148,10 @@ class _Story:
         show.plot_sweep(self.folder / "erosion.png", self.sizes.alphas, off_rows, on_rows)
         show.plot_plane(self.folder / "plane.png", systems)
         show.plot_rounds(self.folder / "critique.png", rounds)
-        texts = [case.prompt.text.tolist() for case in read_utterances(self.folder / "test.parquet")]
-        show.write_sounds(self.folder / "wavs", {o.name: o for o in everything}, texts)
+        cases = read_utterances(self.folder / "test.parquet")
+        show.write_sounds(
+            self.folder / "wavs", {o.name: o for o in everything}, [c.prompt.text.tolist() for c in cases]
+        )
         (self.folder / "speech.pt").unlink()
         return {
             "n_tokens": n_tokens,

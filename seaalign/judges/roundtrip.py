@@ -29,7 +29,7 @@ class RoundTrip(Criterion):
     one wins.
 
     Args:
-        recogniser: trained by `fit` on the utterances that the model was taught with; or the file that its `save` wrote.
+        recogniser: trained by `fit` on the utterances that the model was taught with; or the file that `save` wrote.
         max_error: accept below this share of wrong text ids.
 
     Raises:
