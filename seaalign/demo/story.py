@@ -148,11 +148,7 @@ class _Story:
         show.plot_sweep(self.folder / "erosion.png", self.sizes.alphas, off_rows, on_rows)
         show.plot_plane(self.folder / "plane.png", systems)
         show.plot_rounds(self.folder / "critique.png", rounds)
-        cases = read_utterances(self.folder / "test.parquet")
-        show.write_sounds(
-            self.folder / "wavs", {o.name: o for o in everything}, [c.prompt.text.tolist() for c in cases]
-        )
-        (self.folder / "speech.pt").unlink()
+        self._sounds(everything)
         return {
             "n_tokens": n_tokens,
             "sweep": swept,
@@ -161,3 +157,9 @@ class _Story:
             "rounds": rounds,
             "claims": claims(off_rows, on_rows, systems, at) + critique_claims(alone, rounds["TDSC"]),
         }
+
+    def _sounds(self, outcomes: list[Outcome]) -> None:
+        """The first test sentences from everybody; the rest of the speech has done its work."""
+        texts = [case.prompt.text.tolist() for case in read_utterances(self.folder / "test.parquet")]
+        show.write_sounds(self.folder / "wavs", {outcome.name: outcome for outcome in outcomes}, texts)
+        (self.folder / "speech.pt").unlink()
