@@ -119,6 +119,26 @@ def test_nothing_accepted_is_an_answer_and_no_traceback(config: Any, capsys: Any
     assert "was accepted, so there is nothing to learn from" in said and "Traceback" not in said
 
 
+class Broken(Even):
+    """A recogniser that crashes on one candidate."""
+
+    def __call__(self, candidates: Any) -> list[Verdict]:
+        if any(candidate.sentence.id == "s3" for candidate in candidates):
+            raise OSError("the server hung up")
+        return super().__call__(candidates)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_judge_that_fails_is_named_with_its_candidate(config: Any, capsys: Any) -> None:
+    path = config()
+    written = yaml.safe_load(path.read_text())
+    written["model"]["init_args"]["judge"][-1] = {"class_path": "tests.test_cli_tdsc.Broken"}
+    path.write_text(yaml.safe_dump(written))
+    assert run(path) == 1
+    said = capsys.readouterr().err
+    assert "s3#0" in said and "the server hung up" in said and "Traceback" not in said
+
+
 def test_the_example_is_complete() -> None:
     written = yaml.safe_load((ROOT / "examples" / "fit_tdsc.yaml").read_text())
     from seaalign import TDSC, TextData, cli  # noqa: F401

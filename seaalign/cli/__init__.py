@@ -90,12 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _says_it_all(error: Exception) -> bool:
-    """Are these words for the user: a file that is not there, a value that does not fit, a model that lacks something?
+    """Are these words for the user: a missing file, a value that does not fit, a model or judge that cannot?
 
     The library's own classes are known by name, because importing them would load torch.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, OSError | ValueError) or not names.isdisjoint({"Unsupported", "BackboneError"})
+    return isinstance(error, OSError | ValueError) or not names.isdisjoint(
+        {"Unsupported", "BackboneError", "JudgeError"}
+    )
 
 
 def _unknown(name: str) -> int:

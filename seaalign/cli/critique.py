@@ -44,7 +44,8 @@ class Critique(Training):
         if not any(isinstance(callback, ModelCheckpoint) for callback in own):
             saves = ModelCheckpoint(self.model.work / "checkpoints", save_last=True, save_on_train_epoch_end=True)
             kwargs["callbacks"] = [*own, saves]
-        kwargs.setdefault("default_root_dir", str(self.model.work))
+        if not self._get(self.config_init, "trainer.default_root_dir"):
+            kwargs["default_root_dir"] = str(self.model.work)
         return super().instantiate_trainer(**kwargs)
 
     def fit(self, model: TDSC, **kwargs: Any) -> None:

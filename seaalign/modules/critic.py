@@ -60,7 +60,7 @@ def loop_of(module: TDSC) -> Loop:
         raise ValueError(
             "TDSC changes phase by batch: raise TextData(max_frames=...) instead of accumulate_grad_batches"
         )
-    if trainer.max_epochs in (None, -1, _UNSET) and trainer.max_steps == -1:
+    if trainer.max_epochs in (None, -1, _UNSET):
         trainer.fit_loop.max_epochs = module.hparams["iterations"]
     keep, reference = module.hparams["keep"], module.hparams["reference"]
     barrier, work = trainer.strategy.barrier, module.work
