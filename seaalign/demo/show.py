@@ -98,34 +98,33 @@ ROUNDS = {
 }
 
 
-def rounds_table(arms: dict[str, list[dict[str, Any]]], console: Console) -> None:
+def rounds_table(rows: list[dict[str, Any]], console: Console) -> None:
     """A row per iteration: what the judge heard at the temperature nearest to 1."""
     grid = Table(
-        title="Iterations, as the judge heard the candidates", title_justify="left", title_style="bold", box=None,
-        padding=(0, 1, 0, 0), pad_edge=False,
+        title="TDSC, iteration by iteration, as the judge hears the candidates at T = 1", title_justify="left",
+        title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False,
     )  # fmt: skip
-    for label in ("", "k", *(label for label, _ in ROUNDS.values())):
-        grid.add_column(label, justify="right" if label else "left", no_wrap=True)
-    for arm, rows in arms.items():
-        for row in rows or [{"iteration": "nothing accepted"}]:
-            values = [f"{row[key] * scale:.1f}" if key in row else "-" for key, (_, scale) in ROUNDS.items()]
-            grid.add_row(arm, str(row["iteration"]), *values)
+    for label in ("k", *(label for label, _ in ROUNDS.values())):
+        grid.add_column(label, justify="right", no_wrap=True)
+    for row in rows or [{"iteration": "nothing accepted"}]:
+        values = [f"{row[key] * scale:.1f}" if key in row else "-" for key, (_, scale) in ROUNDS.items()]
+        grid.add_row(str(row["iteration"]), *values)
     console.print(grid, "")
 
 
-def plot_rounds(path: Path, arms: dict[str, list[dict[str, Any]]]) -> None:
-    """TDSC over its iterations: how many candidates pass, how wrong and how lively they are."""
+def plot_rounds(path: Path, rows: list[dict[str, Any]]) -> None:
+    """TDSC over its iterations: how many candidates pass, how wrong, how varied and how lively they are at T = 1."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    shown = {"pass_rate": "accepted (%)", "error": "word errors at T = 1 (%)", "f0_std": "F0 std (semitones)"}
-    for axis, (key, label) in zip(figure.subplots(1, 3), shown.items(), strict=True):
-        for arm, rows in arms.items():
-            points = [(row["iteration"], row[key] * ROUNDS[key][1]) for row in rows if key in row]
-            if points and not (arm == "self-training" and key == "pass_rate"):  # it accepts whatever ends
-                axis.plot(*zip(*points, strict=True), "o-", label=arm)
-        axis.set(xlabel="iteration", ylabel=label)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    shown = {"pass_rate": "accepted (%)", "error": "word errors (%)", "entropy": "H_p (bits)", "f0_std": "F0 std (st)"}
+    for axis, (key, label) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
+        points = [(row["iteration"], row[key] * ROUNDS[key][1]) for row in rows if key in row]
+        if points:
+            axis.plot(*zip(*points, strict=True), "o-")
+        axis.set(xlabel="iteration", ylabel=label, xticks=[row["iteration"] for row in rows])
         axis.grid(alpha=0.3)
+        if ROUNDS[key][1] == 100:
+            axis.set_ylim(bottom=0)
     figure.suptitle("Self-critique: what the judge hears, iteration by iteration")
     figure.savefig(path, dpi=130)

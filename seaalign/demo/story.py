@@ -143,11 +143,11 @@ class _Story:
         )
         alone = {o.name: summary[o.name] for o in criticised}
         show.table("Self-critique from little flat speech, without any real speech", alone, self.console)
-        show.rounds_table(rounds, self.console)
+        show.rounds_table(rounds["TDSC"], self.console)
         off_rows, on_rows = ([summary[o.name] for o in rows] for rows in (off, on))
         show.plot_sweep(self.folder / "erosion.png", self.sizes.alphas, off_rows, on_rows)
         show.plot_plane(self.folder / "plane.png", systems)
-        show.plot_rounds(self.folder / "critique.png", rounds)
+        show.plot_rounds(self.folder / "critique.png", rounds["TDSC"])
         self._sounds(everything)
         return {
             "n_tokens": n_tokens,
