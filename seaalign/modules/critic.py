@@ -120,6 +120,24 @@ def require_finite(loss: Tensor, where: str, ids: Sequence[str]) -> None:
         )
 
 
+def require_finite_gradients(module: TDSC) -> None:
+    """Stop before a step that would ruin the weights, and with them the next checkpoint.
+
+    Under 16-mixed precision the gradient scaler looks after that itself.
+
+    Raises:
+        ValueError: says where.
+    """
+    if module.trainer.precision == "16-mixed":
+        return
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    if gradients and not bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+        raise ValueError(
+            f"a gradient is not finite in iteration {module.iteration}, step {module.trainer.global_step}. No step was "
+            "made with it, and the last checkpoint is untouched: lower lr or dpo_lr"
+        )
+
+
 def best_of(module: TDSC, sentences: Sequence[Sentence]) -> list[Candidate]:
     """For each sentence the candidate that the judge ranks first: accepted ones, then by error.
 

@@ -23,6 +23,7 @@ from seaalign.modules.critic import (
     loop_of,
     plan_of,
     require_finite,
+    require_finite_gradients,
     temperatures_of,
 )
 from seaalign.modules.losses import likelihood_loss, pair_loss
@@ -173,6 +174,10 @@ class TDSC(L.LightningModule):
         require_finite(loss, f"{phase} of iteration {self.iteration}", batch.ids)
         self.log_dict({f"train/{phase}/{name}": value for name, value in logs.items()}, batch_size=len(batch))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """No step with a gradient that is not finite."""
+        require_finite_gradients(self)
 
     def on_train_epoch_end(self) -> None:
         """The iteration's numbers, logged and written."""

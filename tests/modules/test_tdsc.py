@@ -233,6 +233,17 @@ def test_nan_stops_names_the_rows_and_keeps_the_checkpoint(tmp_path, policy):
     assert all(torch.isfinite(value).all() for value in kept["state_dict"].values())
 
 
+def test_a_gradient_that_overflows_stops_before_the_step(tmp_path, policy):
+    class Spoil(L.Callback):
+        def on_after_backward(self, trainer, module):
+            if trainer.global_step == 8:
+                module.backbone.head.bias.grad[0] = float("inf")
+
+    with pytest.raises(ValueError, match="a gradient is not finite in iteration 1, step 8"):
+        fit(policy, tmp_path, callbacks=[Spoil()])
+    assert all(torch.isfinite(value).all() for value in policy.state_dict().values())
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path, policy, weights):
     fit(policy, tmp_path, iterations=1, every=None)
     with pytest.raises(ValueError, match=r"begun by another run. It differs in\n  weights: here"):
