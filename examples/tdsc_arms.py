@@ -57,7 +57,11 @@ def run(folder: Path, arms: list[str], sizes: world.Sizes, seed: int) -> dict[st
     for arm in arms:
         name = f"{show.slug(arm)}-prior-{sizes.prior_steps}"
         shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier call with other settings
-        found["rounds"][arm] = scarce.criticise(folder, name, arm, sizes, seed)
+        try:
+            found["rounds"][arm] = scarce.criticise(folder, name, arm, sizes, seed)
+        except ValueError as error:  # a recogniser that learned too little refuses to judge
+            print(f"seed {seed}, {arm}: {error}", flush=True)
+            continue
         found["systems"][arm] = listen(folder, name, seed)
         wer = found["systems"][arm]["wer"][0]
         print(f"seed {seed}, {arm}: WER {found['systems']['SFT']['wer'][0]:.1f} -> {wer:.1f}", flush=True)
@@ -70,15 +74,17 @@ def markdown(runs: list[dict[str, Any]]) -> str:
         "| | " + " | ".join(COLUMNS.values()) + " | accepted % per iteration |",
         "|---|" + "---|" * (len(COLUMNS) + 1),
     ]
-    for system in runs[0]["systems"]:
+    for system in dict.fromkeys(system for one in runs for system in one["systems"]):
         cells = []
         for key in COLUMNS:
-            values = [one["systems"][system][key][0] for one in runs]
+            values = [one["systems"][system][key][0] for one in runs if system in one["systems"]]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             digits = 2 if key in ("entropy", "f0_std", "similarity") else 1
             cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
         rates = [", ".join(f"{100 * row['pass_rate']:.0f}" for row in one["rounds"].get(system, [])) for one in runs]
-        lines.append(f"| {system} | " + " | ".join(cells) + f" | {'; '.join(rates).strip('; ')} |")
+        count = sum(system in one["systems"] for one in runs)
+        missing = f" ({count} of {len(runs)} seeds)" if count < len(runs) else ""
+        lines.append(f"| {system}{missing} | " + " | ".join(cells) + f" | {'; '.join(rates).strip('; ')} |")
     return "\n".join(lines)
 
 
