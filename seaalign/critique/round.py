@@ -90,9 +90,11 @@ class Round:
             return self.read()
         if weights is None:
             raise ValueError(f"{self.folder} is not complete, and the weights that it was begun with are gone")
+        judge = self.judge.using(self._cache()) if self.judge else None
         with evaluating(backbone):
             for candidates in self._own(backbone):
-                self._judge(candidates, backbone)
+                if judge is not None:
+                    self._ask(judge, candidates, backbone)
         self.barrier()
         if self.rank == 0:
             self._mine()
@@ -150,11 +152,11 @@ class Round:
 
     def _own(self, backbone: Backbone) -> Iterator[list[Candidate]]:
         """This process's waves: first those on disk, then those that are still to be sampled."""
-        mine_ = [wave for wave in range(self.waves) if wave % self.world == self.rank]
-        there = [wave for wave in mine_ if self._wave(wave).is_file()]
+        own = [wave for wave in range(self.waves) if wave % self.world == self.rank]
+        there = [wave for wave in own if self._wave(wave).is_file()]
         for wave in track(there, "judging", True):
             yield read_candidates(self._wave(wave), self.by_id)
-        missing = sorted(set(mine_) - set(there))
+        missing = sorted(set(own) - set(there))
         made = explore(
             backbone,
             self.sentences,
@@ -171,9 +173,7 @@ class Round:
             write_candidates(self._wave(wave), candidates)
             yield candidates
 
-    def _judge(self, candidates: list[Candidate], backbone: Backbone) -> None:
-        if self.judge is None:
-            return
+    def _ask(self, judge: Judge, candidates: list[Candidate], backbone: Backbone) -> None:
         before = self.seconds["decode"]
 
         def decode(batch: Sequence[Candidate]) -> list[Candidate]:
@@ -181,7 +181,7 @@ class Round:
                 return decoded(batch, backbone)
 
         with self._timed("judge"):
-            self.judge.using(self._cache())(candidates, decode)
+            judge(candidates, decode)
         self.seconds["judge"] -= self.seconds["decode"] - before
 
     def _judged(self) -> list[Judged]:
