@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.abc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -85,3 +85,15 @@ def fsdd_path(pytestconfig: Any) -> Path:
     if named:
         pytest.fail(f"{folder} holds no recordings/*.wav: give the folder that contains recordings/", pytrace=False)
     pytest.skip(f"no recordings of people at {folder}: pytest --fsdd PATH")
+
+
+@pytest.fixture(autouse=True)
+def no_lazy_modules() -> Iterator[None]:
+    """Speechbrain leaves stand-ins for optional packages in sys.modules that fail when anybody looks at them.
+
+    Hypothesis looks at every module there.
+    """
+    yield
+    for name, module in list(sys.modules.items()):
+        if any(kind.__name__ == "LazyModule" for kind in type(module).__mro__):
+            del sys.modules[name]
