@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from seaalign.backbones.base import Unsupported, evaluating
 from seaalign.critique import Loop, Plan, decoded
 from seaalign.functional.sampling import content_key
+from seaalign.judges import Criterion, Judge, Liveliness
 from seaalign.records import Candidate, Sentence, Verdict
 from seaalign.sampling import explore, temperature_gradient
 
@@ -67,6 +69,16 @@ def loop_of(module: TDSC) -> Loop:
     if getattr(trainer, "fast_dev_run", False):  # a rehearsal stays out of the real run's folder
         work = work.with_name(f"{work.name}.fast_dev_run")
     return Loop(work, module.judge, reference, keep, trainer.global_rank, trainer.world_size, barrier)
+
+
+def judge_of(judge: Judge | Sequence[Criterion] | None, timeout: float | None) -> Judge | None:
+    """A judge as it is, or made of criteria; one that listens also measures the spread of F0, for the dashboard."""
+    if judge is None:
+        return None
+    made = copy.copy(judge) if isinstance(judge, Judge) else Judge(*judge, timeout=timeout)
+    if any(c.needs_audio for c in made.criteria) and not any(isinstance(c, Liveliness) for c in made.criteria):
+        made.criteria = (*made.criteria, Liveliness())
+    return made
 
 
 def temperatures_of(

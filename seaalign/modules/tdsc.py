@@ -20,6 +20,7 @@ from seaalign.modules.critic import (
     begin_step,
     best_of,
     check_settings,
+    judge_of,
     loop_of,
     plan_of,
     require_finite,
@@ -120,7 +121,7 @@ class TDSC(L.LightningModule):
         self.save_hyperparameters(ignore=["backbone", "judge", "work"])
         check_settings(self.hparams)
         self.backbone, self.work = backbone, Path(work)
-        self.judge = judge if isinstance(judge, Judge | None) else Judge(*judge, timeout=judge_timeout)
+        self.judge = judge_of(judge, judge_timeout)
         self.sft_steps, self.dpo_steps = sft_steps, dpo_steps
         self.curriculum: Curriculum | None = None
         self.iteration, self.begun = 0, time.monotonic()

@@ -196,6 +196,35 @@ def test_predict_is_rejection_sampling(tmp_path, policy):
     assert sum(chosen) < sum(plain)
 
 
+class Listens(Reads):
+    name = "intelligibility"
+    needs_audio = True
+
+
+class Speaking(Toy):
+    """Decodes each token to 20 ms of a tone."""
+
+    sample_rate = 8000
+
+    def decode(self, speech, timbres):
+        time = torch.arange(160) / 8000
+        return [
+            torch.cat([torch.sin(6.2832 * (100 + 20 * token) * time) for token in row.tolist()])
+            for row in speech.rows()
+        ]
+
+
+def test_a_judge_that_listens_also_measures_f0(tmp_path, weights):
+    toy = Speaking()
+    toy.load_state_dict(weights)
+    given = judge()
+    given.criteria = (*given.criteria[:2], Listens())
+    fit(toy, tmp_path, judge_=given, iterations=1)
+    assert dashboard(tmp_path)[0]["f0_std"] > 0.5 and dashboard(tmp_path)[0]["seconds/decode"] > 0
+    assert len(given.criteria) == 3  # what was passed in is left as it was
+    assert [c.name for c in module(toy, tmp_path).judge.criteria] == ["repetition", "length", "intelligibility"]
+
+
 class Deaf(Reads):
     name = "intelligibility"
 
