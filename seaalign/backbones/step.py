@@ -204,6 +204,11 @@ class StepBackbone(Backbone):
 
         def draw(logits: Tensor, book: int = 0) -> Tensor:
             logits = logits.float().clone()
+            if bool(torch.isnan(logits).any()):
+                row = int(here[torch.isnan(logits).any(-1)][0])
+                raise ValueError(
+                    f"the logits of row {row} are NaN at step {step}: the weights, or what it was asked, are"
+                )
             if book == 0:
                 logits[:, list(self.banned)] = -torch.inf
                 logits[:, self.eos] = logits[:, self.eos].masked_fill(step < least[here], -torch.inf)

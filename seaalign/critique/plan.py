@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seaalign.backbones.base import prompt_key
-from seaalign.pairs import Funnel
+from seaalign.pairs import Funnel, Judged
 from seaalign.records import Sentence
 
 
@@ -61,5 +62,21 @@ def advice(folder: Path, funnel: Funnel) -> str:
     told = "".join(f"\n  {reason}: {knobs.get(reason, 'look at this criterion')}" for reason in refused)
     return (
         f"none of {funnel.candidates} candidates was accepted, so there is nothing to learn from:\n{funnel}\n"
-        f"What to loosen:{told}\nThen delete {folder} and go on from the last checkpoint."
+        f"What to loosen:{told}\nWith another judge just start again: {folder} keeps the candidates. With other "
+        "temperatures or max_len, or another policy, delete it first."
     )
+
+
+def mean_scores(judged: Sequence[Judged]) -> dict[str, float]:
+    """Mean of every score over the candidates that have it."""
+    values: dict[str, list[float]] = {}
+    for _, verdict in judged:
+        for name, value in verdict.scores.items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in sorted(values.items())}
+
+
+def short(value: Any) -> str:
+    """As text, for messages."""
+    text = str(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."

@@ -21,7 +21,7 @@ from typing import Any
 
 from seaalign.backbones.base import Backbone, calls, evaluating
 from seaalign.critique.decode import decoded
-from seaalign.critique.plan import NothingAccepted, Plan, advice, sentences_hash
+from seaalign.critique.plan import NothingAccepted, Plan, advice, mean_scores, sentences_hash, short
 from seaalign.judges import Judge, VerdictCache
 from seaalign.pairs import Funnel, Judged, Mined, mine
 from seaalign.records import Candidate, Sentence, Verdict
@@ -139,16 +139,26 @@ class Round:
                 write_json(path, wanted)
             return
         odd = [
-            f"{key}: here {_short(wanted[key])}, folder {_short(found.get(key))}"
+            f"{key}: here {short(wanted[key])}, folder {short(found.get(key))}"
             for key in wanted
             if wanted[key] != found.get(key)
         ]
-        if odd:
+        if odd and all(line.startswith("judge:") for line in odd) and not self._trained_on():
+            self.barrier()  # the judge was mended: the waves stay, and its verdicts are filed under its own name
+            if self.rank == 0:
+                (self.folder / "round.json").unlink(missing_ok=True)
+                write_json(path, {**found, "judge": wanted["judge"]})
+            self.barrier()
+        elif odd:
             listed = "".join(f"\n  {line}" for line in odd)
             raise ValueError(
                 f"{self.folder} was begun by another run. It differs in{listed}\nResume with the checkpoint and the "
                 "settings that began it, or give `work` another folder, or delete this one"
             )
+
+    def _trained_on(self) -> bool:
+        """Is it complete, and with something to learn from?"""
+        return self.complete and self.stats()["accepted"] > 0
 
     def _own(self, backbone: Backbone) -> Iterator[list[Candidate]]:
         """This process's waves: first those on disk, then those that are still to be sampled."""
@@ -208,7 +218,7 @@ class Round:
             "pass_rate": funnel.accepted / funnel.candidates,
             "candidates": funnel.candidates,
             "accepted": funnel.accepted,
-            "scores": _scores(judged),
+            "scores": mean_scores(judged),
             "temperatures": funnel.rows,
             "texts": funnel.texts,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
@@ -228,17 +238,3 @@ class Round:
         begun = time.monotonic()
         yield
         self.seconds[name] += time.monotonic() - begun
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-def _scores(judged: Sequence[Judged]) -> dict[str, float]:
-    """Mean of every score over the candidates that have it."""
-    values: dict[str, list[float]] = {}
-    for _, verdict in judged:
-        for name, value in verdict.scores.items():
-            values.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in sorted(values.items())}

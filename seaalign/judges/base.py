@@ -51,7 +51,8 @@ class Judge:
     Criteria on tokens are all asked; those that listen are asked about the survivors alone, so a candidate that passes
     length and repetition and is not understood has the reasons `("intelligibility",)`. The reasons are the names of the
     criteria that rejected it. Scores are put together; one that two criteria give stays the first one's, the other's is
-    called "criterion.score". A candidate without tokens and waveform is rejected as "empty".
+    called "criterion.score". A candidate without tokens and waveform, or one
+    that decodes to no sample, is rejected as "empty".
 
     Args:
         *criteria: at least one, of different names. A plain function of candidates is named after itself and listens,
@@ -152,8 +153,12 @@ class Judge:
         left = [index for index in everyone if all(verdict.ok for verdict in said[index].values())]
         if listening and left:
             heard = self._heard([candidates[index] for index in left], decode, listening[0].name)
-            for criterion in listening:
-                self._ask(criterion, heard, left, said)
+            for index, candidate in zip(left, heard, strict=True):
+                if candidate.waveform is not None and not len(candidate.waveform):
+                    said[index]["empty"] = Verdict.reject("empty")
+            loud = [i for i, index in enumerate(left) if "empty" not in said[index]]
+            for criterion in listening if loud else ():
+                self._ask(criterion, [heard[i] for i in loud], [left[i] for i in loud], said)
         return [merged(verdicts) for verdicts in said]
 
     def _ask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from seaalign.backbones.base import Unsupported, evaluating
+from seaalign.backbones.base import Backbone, Unsupported, evaluating
 from seaalign.critique import Loop, Plan, decoded
+from seaalign.data.texts import TextData
 from seaalign.functional.sampling import content_key
 from seaalign.judges import Criterion, Judge, Liveliness
 from seaalign.records import Candidate, Sentence, Verdict
@@ -37,6 +39,11 @@ def check_settings(settings: Any) -> None:
         raise ValueError(f"TDSC got {wrong}; the least values are { {name: least[name] for name in wrong} }")
     if settings["sft_steps"] + settings["dpo_steps"] < 1:
         raise ValueError("TDSC with sft_steps=0 and dpo_steps=0 trains nothing: give one of them a number")
+    if settings["keep"] not in ("mined", "all"):
+        raise ValueError(f"keep must be 'mined' or 'all', got {settings['keep']!r}")
+    slope = settings["frames_per_symbol"]
+    if slope is not None and not slope > 0:
+        raise ValueError(f"frames_per_symbol must be above 0, or None for max_len alone; got {slope}")
     if not settings["temperatures"] and settings["hottest"] is None:
         raise ValueError("TDSC has no temperature to explore: give temperatures, or hottest=(start, step)")
     if settings["reference"] not in ("sft", "start", "initial") or settings["reduction"] not in ("sum", "mean"):
@@ -65,17 +72,31 @@ def loop_of(module: TDSC) -> Loop:
     if trainer.max_epochs in (None, -1, _UNSET):
         trainer.fit_loop.max_epochs = module.hparams["iterations"]
     keep, reference = module.hparams["keep"], module.hparams["reference"]
+    require_partners(module)
     barrier, work = trainer.strategy.barrier, module.work
     if getattr(trainer, "fast_dev_run", False):  # a rehearsal stays out of the real run's folder
         work = work.with_name(f"{work.name}.fast_dev_run")
+        if trainer.is_global_zero:
+            shutil.rmtree(work, ignore_errors=True)
+        barrier()
     return Loop(work, module.judge, reference, keep, trainer.global_rank, trainer.world_size, barrier)
 
 
-def judge_of(judge: Judge | Sequence[Criterion] | None, timeout: float | None) -> Judge | None:
-    """A judge as it is, or made of criteria; one that listens also measures the spread of F0, for the dashboard."""
+def judge_of(judge: Judge | Sequence[Criterion] | None, settings: Any) -> Judge | None:
+    """A judge as it is, or made of criteria; one that listens also measures the spread of F0, for the dashboard.
+
+    Raises:
+        ValueError: no criterion of the judge can make a loser, so that DPO would have no pairs.
+    """
     if judge is None:
         return None
-    made = copy.copy(judge) if isinstance(judge, Judge) else Judge(*judge, timeout=timeout)
+    made = copy.copy(judge) if isinstance(judge, Judge) else Judge(*judge, timeout=settings["judge_timeout"])
+    names, losers = [criterion.name for criterion in made.criteria], settings["loser_reasons"]
+    if settings["dpo_steps"] and set(losers).isdisjoint(names):
+        raise ValueError(
+            f"losers are candidates rejected for {list(losers)} alone, and no criterion of the judge is called that: "
+            f"{names}. Name the one that ranks by loser_reasons=(...), or set dpo_steps=0"
+        )
     if any(c.needs_audio for c in made.criteria) and not any(isinstance(c, Liveliness) for c in made.criteria):
         made.criteria = (*made.criteria, Liveliness())
     return made
@@ -89,6 +110,23 @@ def temperatures_of(
         return tuple(float(heat) for heat in curriculum(iteration, history))
     fixed, hottest = settings["temperatures"], settings["hottest"]
     return temperature_gradient(iteration, fixed, *hottest) if hottest else tuple(fixed)
+
+
+def require_partners(module: TDSC) -> None:
+    """Refuse, before anything is sampled, data or a backbone that cannot do what the run needs.
+
+    Raises:
+        Unsupported: a criterion listens, and the backbone cannot decode or does not say its sample rate.
+        TypeError: the data module is no `TextData`.
+    """
+    data, backbone = module.trainer.datamodule, module.backbone  # type: ignore[attr-defined]
+    if not isinstance(data, TextData):
+        raise TypeError(f"TDSC trains on TextData, which has texts and no recordings, not on {type(data).__name__}")
+    ears = [criterion.name for criterion in module.judge.criteria if criterion.needs_audio] if module.judge else []
+    lacks = ["decode()"] if type(backbone).decode is Backbone.decode else []
+    lacks += [] if getattr(backbone, "sample_rate", None) else ["an attribute sample_rate (Hz)"]
+    if ears and lacks:
+        raise Unsupported(f"{ears} listen, and {type(backbone).__name__} has no {' and no '.join(lacks)}")
 
 
 def plan_of(settings: Any, temperatures: Sequence[float], sentences: Sequence[Sentence], iteration: int) -> Plan:

@@ -57,7 +57,8 @@ class TDSC(L.LightningModule):
 
     Args:
         backbone: the policy, at the start the SFT checkpoint.
-        judge: accepts and rejects candidates: a `Judge`, or the criteria of one; None accepts all that ended.
+        judge: accepts and rejects candidates: a `Judge`, or the criteria of one; None accepts all that ended. To one
+            that listens `Liveliness` is added, for the dashboard.
         work: folder for candidates, verdicts and pairs; one per run, seen by all processes.
         iterations: K.
         temperatures: explored in every iteration.
@@ -79,7 +80,7 @@ class TDSC(L.LightningModule):
         reference: pi_ref of DPO, which the paper leaves open. "sft": the policy after this iteration's SFT, so that DPO
             starts at its reference, as elsewhere; "start": at the start of the iteration; "initial": of the run.
         pairs_per_text: most pairs of a text.
-        loser_reasons: what a loser may have been rejected for.
+        loser_reasons: names of the criteria that a loser may have been rejected by, and must have a score "error".
         judge_timeout: seconds that a criterion of a list may take for a batch of 32 candidates before the run stops; a
             `Judge` has its own.
         keep: "mined" drops candidates of finished iterations, "all" keeps them.
@@ -121,7 +122,7 @@ class TDSC(L.LightningModule):
         self.save_hyperparameters(ignore=["backbone", "judge", "work"])
         check_settings(self.hparams)
         self.backbone, self.work = backbone, Path(work)
-        self.judge = judge_of(judge, judge_timeout)
+        self.judge = judge_of(judge, self.hparams)
         self.sft_steps, self.dpo_steps = sft_steps, dpo_steps
         self.curriculum: Curriculum | None = None
         self.iteration, self.begun = 0, time.monotonic()

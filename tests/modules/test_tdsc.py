@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from seaalign import SFT, TDSC, Pair, Prompt, SpeechData, TemperatureCurriculum, TextData
+from seaalign.backbones import Unsupported
 from seaalign.critique import NothingAccepted
 from seaalign.data import PairBatch
 from seaalign.sampling import pair_logps
@@ -241,9 +242,40 @@ def test_nothing_accepted_says_what_to_loosen(tmp_path, policy):
         fit(policy, tmp_path, judge_=[Deaf()])
 
 
+class Kind(Reads):
+    def read(self, candidate):
+        return type(super().read(candidate)).accept({"error": 0.0})
+
+
+def test_a_mended_judge_goes_on_with_the_candidates_that_are_there(tmp_path, policy, weights):
+    with pytest.raises(NothingAccepted, match="just start again"):
+        fit(policy, tmp_path, judge_=[Deaf()])
+    waves = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("tdsc/round-01/wave-*")}
+    fit(policy, tmp_path, iterations=1)
+    assert waves and waves == {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("tdsc/round-01/wave-*")}
+    policy.load_state_dict(weights)
+    with pytest.raises(ValueError, match="differs in\n  judge: here"):  # but not once it was trained on
+        quiet().fit(module(policy, tmp_path, judge_=[Kind()]), data())
+
+
+def test_what_cannot_work_is_refused_before_anything_is_sampled(tmp_path, policy):
+    with pytest.raises(ValueError, match=r"rejected for \['inteligibility'\] alone, and no criterion"):
+        module(policy, tmp_path, loser_reasons=("inteligibility",))
+    with pytest.raises(TypeError, match="TDSC trains on TextData, .* not on SpeechData"):
+        quiet().fit(module(policy, tmp_path), SpeechData(speech()))
+    with pytest.raises(
+        Unsupported, match=r"\['intelligibility', 'liveliness'\] listen, and Toy has no decode\(\) and no"
+    ):
+        quiet().fit(module(policy, tmp_path, judge_=[Listens()]), data())
+    with torch.no_grad():
+        policy.head.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the logits of row 0 are NaN at step 0"):
+        quiet().fit(module(policy, tmp_path), data())
+
+
 def test_no_pairs_means_no_dpo_and_no_crash(tmp_path, policy):
     watch = Watch()
-    made = module(policy, tmp_path, loser_reasons=("nobody",))
+    made = module(policy, tmp_path, judge_=[Kind()])
     quiet(max_steps=1000, max_epochs=-1, callbacks=[watch]).fit(made, data())  # steps that are left out do not count
     assert {kind for _, kind, _, _ in watch.steps} == {"SpeechBatch"} and made.trainer.current_epoch == 3
     assert all(row["pairs"] == 0 and row["no_loser"] > 0 for row in dashboard(tmp_path))
@@ -308,6 +340,8 @@ def test_wrong_settings(tmp_path, policy):
         ({"sft_steps": 0, "dpo_steps": 0}, "trains nothing"),
         ({"temperatures": (), "hottest": None}, "no temperature to explore"),
         ({"reference": "ema"}, "reference must be"),
+        ({"keep": "some"}, "keep must be"),
+        ({"frames_per_symbol": 0.0}, "frames_per_symbol must be above 0"),
     ):
         with pytest.raises(ValueError, match=told):
             TDSC(policy, judge(), tmp_path, **wrong)
