@@ -239,7 +239,6 @@ DECODED = {
     "no sound": (lambda batch: list(batch), "s0#0 has no waveform"),
     "no rate": (lambda batch: [replace(c, sample_rate=None) for c in decode(batch)], "s0#0 has no sample_rate"),
     "nan": (lambda batch: [replace(c, waveform=c.waveform / 0 * 0) for c in decode(batch)], "8000 NaN or inf"),
-    "nothing": (lambda batch: [replace(c, waveform=c.waveform[:0]) for c in decode(batch)], "s0#0 holds 0 samples"),
     "stereo": (lambda batch: [replace(c, waveform=c.waveform[None]) for c in decode(batch)], r"shape \(1, 8000\)"),
 }
 
@@ -249,6 +248,19 @@ def test_a_decoder_fails_closed_too(wrong):
     answer, message = DECODED[wrong]
     with pytest.raises(JudgeError, match=f"decode failed 1 times on candidate s0#0, 'text 0'.*{message}"):
         Judge(Rule("ear", first(99), True), retries=0)(candidates(1), answer)
+
+
+def test_what_decodes_to_no_sample_is_rejected_unheard():
+    """Short answers may be less than a vocoder's window: that is no fault of the decoder."""
+
+    def short(batch):
+        return [replace(c, waveform=c.waveform[: 8000 * (c.index % 2)]) for c in decode(batch)]
+
+    ear = Rule("ear", first(99), True)
+    verdicts = Judge(ear)(candidates(4), short)
+    silent = [verdict.reasons == ("empty",) for verdict in verdicts]
+    assert silent == [c.index % 2 == 0 for c in candidates(4)] and any(silent)
+    assert all(verdict.reasons == ("empty",) for verdict in Judge(ear)(candidates(2)[:1], short))
 
 
 def test_a_decoder_that_mixes_its_candidates_up_is_noticed():
