@@ -20,7 +20,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("seaalign.demo:main", "see Synthetic Erosion and its repair on a miniature model, in five minutes"),
+    "demo": Command("seaalign.demo:main", "see Synthetic Erosion and its repair on a miniature model, in six minutes"),
     "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
     "tdsc": Command("seaalign.cli.critique:tdsc", "improve a policy without recordings: explore, judge, learn, repeat"),
     "validate": Command("seaalign.cli.training:validate", "the validation numbers of a checkpoint"),

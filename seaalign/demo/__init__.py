@@ -20,7 +20,7 @@ See Synthetic Erosion and its repair on a miniature spoken language model, train
 Without --fsdd all speech is a toy voice made on the spot: the mechanics are real, the numbers are about a toy."""
 EPILOG = """\
 examples:
-  seaalign demo                                five minutes, no downloads, a toy voice
+  seaalign demo                                six minutes, no downloads, a toy voice
   seaalign demo --quick                        a look in a minute: small, noisy, all stages
   seaalign demo --fsdd free-spoken-digit-dataset/recordings   real people's recordings
   seaalign demo --seed 3 --json numbers.json   another seed, the numbers for your own plots"""
