@@ -13,7 +13,8 @@ from torch import Tensor
 
 from seaalign.audio import check, save
 from seaalign.backbones.base import Unsupported
-from seaalign.callbacks.prompted import PromptedCallback, Prompts, rate_of, sound
+from seaalign.backbones.sound import rate_of, sound
+from seaalign.callbacks.prompted import PromptedCallback, Prompts
 from seaalign.records import Prompt
 
 _SAFE = re.compile(r"[\w][\w.+-]*")

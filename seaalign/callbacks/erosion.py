@@ -10,7 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from seaalign.callbacks.prompted import PromptedCallback, Prompts, rate_of, sound
+from seaalign.backbones.sound import rate_of, sound
+from seaalign.callbacks.prompted import PromptedCallback, Prompts
 from seaalign.functional.entropy import count_entropy
 from seaalign.functional.pitch import f0
 from seaalign.functional.prosody import f0_std

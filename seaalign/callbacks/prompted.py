@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import nn
 
 from seaalign.backbones.base import Unsupported, calls, evaluating
 from seaalign.data import load_utterances
@@ -208,24 +208,3 @@ def _say(line: str) -> None:
     from rich.console import Console
 
     Console(stderr=True).print(line, highlight=False, markup=False)
-
-
-def sound(backbone: Any, speech: Speech, prompts: Sequence[Prompt]) -> dict[int, Tensor]:
-    """Waveforms (samples,), on the CPU, by row number, of the rows that hold speech; an empty answer has no sound."""
-    rows = speech.lengths.nonzero().squeeze(-1)
-    if not len(rows):
-        return {}
-    spoken = speech.select(rows)
-    waveforms = backbone.decode(spoken, [prompts[p].timbre for p in spoken.prompt.tolist()])
-    return {row: waveform.detach().float().cpu() for row, waveform in zip(rows.tolist(), waveforms, strict=True)}
-
-
-def rate_of(backbone: Any, given: int | None) -> int:
-    """Hz: what was given, or the backbone's own `sample_rate`."""
-    rate = given or getattr(backbone, "sample_rate", None)
-    if not rate:
-        raise ValueError(
-            f"the sample rate of {type(backbone).__name__} is unknown: give it an attribute sample_rate, or pass "
-            "sample_rate=24000 (Hz)"
-        )
-    return int(rate)

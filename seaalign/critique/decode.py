@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from seaalign.backbones.base import Backbone
+from seaalign.backbones.sound import rate_of, sound
 from seaalign.records import Candidate, Speech
 
 
@@ -22,17 +23,10 @@ def decoded(candidates: Sequence[Candidate], backbone: Backbone) -> list[Candida
         Unsupported: the backbone cannot decode.
         ValueError: it does not say its sample rate.
     """
-    rate = getattr(backbone, "sample_rate", None)
-    if not rate:
-        raise ValueError(
-            f"{type(backbone).__name__} has no attribute sample_rate (Hz), which judges that listen need: set it"
-        )
-    silence = torch.zeros(0)
-    made = [replace(candidate, waveform=silence, sample_rate=rate) for candidate in candidates]
-    spoken = [i for i, candidate in enumerate(candidates) if len(candidate.tokens)]
-    if spoken:
-        speech = Speech.pack([candidates[i].tokens for i in spoken], [candidates[i].ended for i in spoken])
-        timbres = [candidates[i].sentence.prompt.timbre for i in spoken]
-        for i, waveform in zip(spoken, backbone.decode(speech, timbres), strict=True):
-            made[i] = replace(made[i], waveform=waveform.detach().float().cpu())
-    return made
+    rate = rate_of(backbone, None)
+    speech = Speech.pack([candidate.tokens for candidate in candidates], [candidate.ended for candidate in candidates])
+    heard = sound(backbone, speech, [candidate.sentence.prompt for candidate in candidates])
+    return [
+        replace(candidate, waveform=heard.get(row, torch.zeros(0)), sample_rate=rate)
+        for row, candidate in enumerate(candidates)
+    ]

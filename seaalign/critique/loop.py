@@ -12,7 +12,7 @@ import torch
 
 from seaalign.backbones.base import Backbone
 from seaalign.critique.plan import Plan
-from seaalign.critique.round import Round
+from seaalign.critique.round import Round, prune
 from seaalign.judges import Judge
 from seaalign.pairs import Mined
 from seaalign.records import Pair, Sentence
@@ -71,7 +71,7 @@ class Loop:
         if self.reference == "start" and not begun:
             self.score(backbone, iteration, mined.pairs, begun=False)
         if self.keep == "mined" and iteration > 1 and self.rank == 0:
-            Round(self._folder(iteration - 1), sentences, plan, None).prune()
+            prune(self._folder(iteration - 1))
         return mined
 
     def score(self, backbone: Backbone, iteration: int, pairs: Sequence[Pair], begun: bool) -> list[Pair]:

@@ -115,11 +115,6 @@ class Round:
         """The funnel, mean scores, seconds and bytes, as they stand in round.json."""
         return dict(json.loads((self.folder / "round.json").read_text()))
 
-    def prune(self) -> None:
-        """Drop candidates and verdicts; what was mined from them stays."""
-        for path in (*self.folder.glob("wave-*.parquet"), *self.folder.glob("verdicts-*.jsonl")):
-            path.unlink()
-
     def _claim(self, backbone: Backbone, weights: str | None) -> None:
         """Refuse a folder that other weights, sentences, settings or judges began."""
         wanted = {
@@ -238,3 +233,9 @@ class Round:
         begun = time.monotonic()
         yield
         self.seconds[name] += time.monotonic() - begun
+
+
+def prune(folder: Path) -> None:
+    """Drop an iteration's candidates and verdicts; what was mined from them stays."""
+    for path in (*folder.glob("wave-*.parquet"), *folder.glob("verdicts-*.jsonl")):
+        path.unlink()

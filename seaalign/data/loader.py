@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from seaalign.data.batching import FrameBatchSampler
 
 _Batch = TypeVar("_Batch")
+_Loader = TypeVar("_Loader", bound=Any)
 
 
 class Place:
@@ -85,7 +86,7 @@ class FrameDataModule(L.LightningDataModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self._training: FrameLoader[Any] | None = None
+        self._training: Any = None
         self._resume: dict[str, int] | None = None
 
     def loader(
@@ -96,12 +97,15 @@ class FrameDataModule(L.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         shuffle = training and not getattr(trainer, "overfit_batches", 0)
         made = FrameLoader(FrameBatchSampler(frames, max_frames, shuffle, seed, rank, world), collate)
-        if training:
-            self._training = made
-            if self._resume is not None:
-                made.load_state_dict(self._resume)
-                self._resume = None
-        return made
+        return self.placed(made) if training else made
+
+    def placed(self, loader: _Loader) -> _Loader:
+        """The training loader, at the place where a checkpoint left it."""
+        self._training = loader
+        if self._resume is not None:
+            loader.load_state_dict(self._resume)
+            self._resume = None
+        return loader
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands in its epoch."""

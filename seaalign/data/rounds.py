@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,17 +83,15 @@ class RoundLoader:
         sampler = FrameBatchSampler(
             frames, self.data.max_frames, True, self.data.seed + 1_000_003 * epoch, self.rank, self.world
         )
-        for number in range(start, steps):
-            turn, at = divmod(number, len(sampler))
-            yield sampler.batches(turn)[at]
+        yield from islice((batch for turn in count() for batch in sampler.batches(turn)), start, steps)
 
     def _replayed(self, accepted: int, epoch: int) -> list[Utterance]:
         """As many SFT utterances as make their share `replay`, drawn by seed and iteration."""
         share, pool = self.data.replay, self.data.sft
-        count = min(len(pool), round(accepted * share / (1 - share)))
+        number = min(len(pool), round(accepted * share / (1 - share)))
         key = content_key([torch.tensor([self.data.seed, epoch])], 7) % (1 << 63)
         order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(key))
-        return [pool[i] for i in order[:count].tolist()]
+        return [pool[i] for i in order[:number].tolist()]
 
     def state_dict(self) -> dict[str, int]:
         """The iteration, from 0, and how many of its batches were handed out."""

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils import _pytree
 from torch.utils.data import DataLoader
 
 from seaalign.data.batches import SentenceBatch
+from seaalign.data.loader import FrameDataModule
 from seaalign.data.rounds import RoundLoader
 from seaalign.data.speech import load_utterances
 from seaalign.functional.sampling import content_key
@@ -21,7 +20,7 @@ from seaalign.storage import read_texts
 from seaalign.storage.texts import Tokenize
 
 
-class TextData(L.LightningDataModule):
+class TextData(FrameDataModule):
     """Sentences without recordings, and the utterances that the SFT policy was trained on.
 
     The training loader is a `RoundLoader`: it has the model explore, judge and mine once per epoch, and then hands out
@@ -64,8 +63,6 @@ class TextData(L.LightningDataModule):
         self.vocab_size = vocab_size
         self.sentences: list[Sentence] = []
         self.sft: list[Utterance] = []
-        self._loader: RoundLoader | None = None
-        self._resume: dict[str, int] | None = None
 
     def setup(self, stage: str = "fit") -> None:
         """Read the files, once."""
@@ -86,24 +83,11 @@ class TextData(L.LightningDataModule):
 
     def train_dataloader(self) -> RoundLoader:
         """The iterations."""
-        self._loader = RoundLoader(self)
-        if self._resume is not None:
-            self._loader.load_state_dict(self._resume)
-            self._resume = None
-        return self._loader
+        return self.placed(RoundLoader(self))
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The sentences, sixteen at a time: `trainer.predict` picks the best candidate of each."""
         return DataLoader(self.sentences, batch_size=16, collate_fn=SentenceBatch)  # type: ignore[arg-type]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where training stands in its iteration."""
-        return {"place": self._loader.state_dict()} if self._loader else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Start the next training loader at the saved place."""
-        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._resume = state_dict.get("place")
 
     def _compare(self) -> None:
         spoken = {tuple(utterance.prompt.text.tolist()) for utterance in self.sft}

@@ -51,8 +51,8 @@ class Judge:
     Criteria on tokens are all asked; those that listen are asked about the survivors alone, so a candidate that passes
     length and repetition and is not understood has the reasons `("intelligibility",)`. The reasons are the names of the
     criteria that rejected it. Scores are put together; one that two criteria give stays the first one's, the other's is
-    called "criterion.score". A candidate without tokens and waveform, or one
-    that decodes to no sample, is rejected as "empty".
+    called "criterion.score". A candidate without tokens and waveform, or one that decodes to no sample, is rejected as
+    "empty".
 
     Args:
         *criteria: at least one, of different names. A plain function of candidates is named after itself and listens,

@@ -194,10 +194,9 @@ def best_of(module: TDSC, sentences: Sequence[Sentence]) -> list[Candidate]:
     Source: Geng et al. 2026, tables 3-4 (rejection sampling).
     """
     plan = plan_of(module.hparams, [1.0] * 3, sentences, 0)
-    limits = [plan.max_len] * len(sentences) if isinstance(plan.max_len, int) else list(plan.max_len)
     with evaluating(module.backbone):
         made = explore(
-            module.backbone, sentences, plan.temperatures, top_p=plan.top_p, max_len=limits, batch=plan.batch,
+            module.backbone, sentences, plan.temperatures, top_p=plan.top_p, max_len=plan.max_len, batch=plan.batch,
             seed=plan.seed,
         )  # fmt: skip
         candidates = [candidate for _, wave in made for candidate in wave]
