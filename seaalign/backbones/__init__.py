@@ -1,11 +1,25 @@
 """Adapters: how seaalign reaches a spoken language model.
 
-The contract is in `base`; the other files turn a few hooks into it.
+The contract is in `base`; `decoder`, `step` and `logits` turn a few hooks into it; the ready adapters stand on those.
 """
 
 from seaalign.backbones.base import Backbone, Unsupported
+from seaalign.backbones.causal import CausalLM
 from seaalign.backbones.decoder import DecoderOnly
+from seaalign.backbones.layouts import LAYOUTS, Layout
 from seaalign.backbones.logits import LogitsBackbone
+from seaalign.backbones.lora import adapters_off, add_lora
 from seaalign.backbones.step import StepBackbone
 
-__all__ = ["Backbone", "DecoderOnly", "LogitsBackbone", "StepBackbone", "Unsupported"]
+__all__ = [
+    "LAYOUTS",
+    "Backbone",
+    "CausalLM",
+    "DecoderOnly",
+    "Layout",
+    "LogitsBackbone",
+    "StepBackbone",
+    "Unsupported",
+    "adapters_off",
+    "add_lora",
+]

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,6 +93,19 @@ class Backbone(nn.Module):
         raise Unsupported(
             f"{type(self).__name__} has no encode(): building data from audio needs it. "
             "Override encode(waveforms, sample_rate), or bring speech tokens made by your own tokenizer."
+        )
+
+    def save(self, path: str | Path, adapters_only: bool = False) -> None:
+        """Write the weights as the model's own inference code loads them, LoRA merged in, or the LoRA layers alone."""
+        raise Unsupported(
+            f"{type(self).__name__} has no save(): it alone knows the format of its model. Override save(path, "
+            "adapters_only), or save the model that it holds as your own code does."
+        )
+
+    def load(self, path: str | Path, unsafe: bool = False) -> None:
+        """Load weights in the model's own format; nothing is unpickled unless `unsafe`."""
+        raise Unsupported(
+            f"{type(self).__name__} has no load(): override load(path, unsafe), or load the model that it holds."
         )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones.step import StepBackbone
@@ -26,7 +28,8 @@ class DecoderOnly(StepBackbone):
 
     Name `body` (the transformer without its head) and `eos`; write `embed_prompt`, `embed_speech` and `logits`.
     `body` is called the way Hugging Face models are: `body(inputs_embeds=(B, S, D), attention_mask=(B, S_past + S) or
-    None, position_ids=(B, S), past_key_values=cache or None, use_cache=bool)`, and returns `(hidden (B, S, D),
+    None, position_ids=(B, S), past_key_values=cache or None, use_cache=bool)` (`cache=` where it has that instead, as
+    since transformers 5), and returns `(hidden (B, S, D),
     cache)` or an object with `last_hidden_state` and `past_key_values`; so a Hugging Face body is assigned as it is,
     and any other model gets a method of a few lines. Its attention must be causal. The cache is a Hugging Face cache
     or any nest of tensors with rows first.
@@ -34,11 +37,16 @@ class DecoderOnly(StepBackbone):
     Scoring is one right-padded causal pass without mask or cache: flash attention and gradient checkpointing both
     apply.
 
+    Attributes:
+        context: most positions that the body can read, where there is a limit: longer input is refused, and sampling
+            is cut there.
+
     Example:
         See examples/your_own_model.py: a complete adapter in under 60 lines.
     """
 
     body: Callable[..., Any]
+    context: int | None = None
 
     @abstractmethod
     def embed_prompt(self, prompt: Prompt) -> Tensor:
@@ -59,6 +67,9 @@ class DecoderOnly(StepBackbone):
             [torch.cat([heads[p], tail.to(heads[p].dtype)]) for p, tail in zip(owners, tails, strict=True)],
             batch_first=True,
         )
+        self._require_room(x.shape[1], "prompt and speech")
+        if torch.is_grad_enabled() and not x.requires_grad and any(p.requires_grad for p in self.parameters()):
+            x.requires_grad_()  # under frozen embeddings, as with LoRA, reentrant checkpointing drops the gradient
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         output, _ = self._call_body(x, None, positions, None, use_cache=False)
         # column t is read where token t is predicted: at the last prompt position for t = 0
@@ -70,6 +81,7 @@ class DecoderOnly(StepBackbone):
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, _State]:
         heads = [self.embed_prompt(prompt) for prompt in prompts]
         x = pad_sequence(heads, batch_first=True)
+        self._require_room(x.shape[1], "the prompt")
         length = torch.tensor([len(head) for head in heads], device=x.device)
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         seen = positions < length[:, None]
@@ -93,10 +105,34 @@ class DecoderOnly(StepBackbone):
             cache = super().select(cache, rows)
         return _State(cache, seen.index_select(0, rows), length.index_select(0, rows), step)
 
+    def room(self, state: _State) -> Tensor | None:
+        return None if self.context is None else self.context - state.length
+
+    def _require_room(self, size: int, what: str) -> None:
+        if self.context is not None and size > self.context:
+            raise ValueError(
+                f"{what} take {size} positions, {type(self).__name__} can read {self.context}: shorten the style "
+                "recording or the text, or leave the row out"
+            )
+
     def _call_body(
         self, x: Tensor, mask: Tensor | None, positions: Tensor, cache: Any, use_cache: bool
     ) -> tuple[Tensor, Any]:
-        output = self.body(
-            inputs_embeds=x, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=use_cache
-        )
-        return output[:2] if isinstance(output, tuple) else (output.last_hidden_state, output.past_key_values)
+        named = {_cache_name(self.body): cache}
+        output = self.body(inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=use_cache, **named)
+        if isinstance(output, tuple):
+            return output[0], output[1]
+        new = getattr(output, "cache", None) if "cache" in named else output.past_key_values
+        return output.last_hidden_state, new
+
+
+def _cache_name(body: Callable[..., Any]) -> str:
+    """Hugging Face called it `past_key_values` until transformers 5, and `cache` since."""
+    call = getattr(type(body), "forward", None) if isinstance(body, nn.Module) else body
+    taken = _parameters(getattr(call, "__func__", call))
+    return "cache" if "cache" in taken and "past_key_values" not in taken else "past_key_values"
+
+
+@lru_cache(maxsize=64)
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

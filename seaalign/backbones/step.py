@@ -71,6 +71,10 @@ class StepBackbone(Backbone):
         """
         return _pytree.tree_map(lambda leaf: leaf.index_select(0, rows) if isinstance(leaf, Tensor) else leaf, state)
 
+    def room(self, state: Any) -> Tensor | None:
+        """How many more frames each row can take (P,), where there is a limit: sampling is cut there."""
+        return None
+
     def frame_score(self, features: Tensor, frames: Tensor) -> Tensor:
         """Log-prob (N,) of frames (N[, K]) given features (N, D). An end frame holds `eos` (in every codebook)."""
         if self.codebooks is not None:
@@ -167,6 +171,8 @@ class StepBackbone(Backbone):
         with evaluating(self):
             feature, state = self.prefill([prompt.to(device) for prompt in prompts])
             owner = torch.arange(len(prompts), device=device).repeat_interleave(n)
+            if (room := self.room(state)) is not None:
+                limits[1] = torch.minimum(limits[1], room[owner])
             keys = row_keys(prompts, n, seed).to(device)
             return self._run(feature.index_select(0, owner), self.select(state, owner), keys, limits, top_p, owner)
 

@@ -115,11 +115,16 @@ class Probe:
             return None, f"{backbone.codebooks} codebooks: too many frames to list"
         device = self.alphabet.device
         with torch.no_grad():
-            size = backbone.logits(backbone.prefill([self.shortest])[0]).shape[-1]
+            feature = backbone.prefill([self.shortest])[0]
+            size = backbone.logits(feature).shape[-1]
         if size > self.enumerate_up_to:
             return None, f"{size} ids are more than enumerate_up_to={self.enumerate_up_to}"
         scores = torch.empty(size, device=device)
-        ids = torch.tensor([i for i in range(size) if i != backbone.eos], device=device)
+        apart = {backbone.eos, *backbone.banned}
+        ids = torch.tensor([i for i in range(size) if i not in apart], device=device)
+        for i in backbone.banned:  # never speech, so only the head can tell its share
+            with torch.no_grad():
+                scores[i] = backbone.frame_score(feature, torch.tensor([i], device=device))
         try:
             for part in ids.split(_BATCH):
                 ones, zeros = torch.ones_like(part), torch.zeros_like(part)

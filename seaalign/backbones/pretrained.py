@@ -1,0 +1,123 @@
+"""Hugging Face models as they come and go: loading, the head, checkpointing, saving what the user's own code loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seaalign.backbones.base import Unsupported
+from seaalign.backbones.lora import load_adapters, merged_state, save_adapters
+from seaalign.backbones.weights import load_into, read_weights
+from seaalign.storage.columns import whole_folder
+
+# settings of a few families that change logits after the head; computing rows of the head alone would leave them out
+_AFTER_THE_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+
+
+def load(model: nn.Module | str, tokenizer: Any, dtype: str) -> tuple[nn.Module, Any]:
+    """The model and the tokenizer, loaded where they are names.
+
+    Args:
+        model: a causal LM, one that peft has wrapped, or the folder or hub name of one.
+        tokenizer: a tokenizer, the folder or hub name of one, or None: the model's own, where that is a name.
+        dtype: of a model that is loaded here, a name of torch's.
+
+    Raises:
+        ImportError: transformers is not installed.
+        ValueError: a type that torch does not have, or a model whose logits are not head times feature.
+    """
+    if isinstance(model, str):
+        wanted = getattr(torch, dtype, None)
+        if not isinstance(wanted, torch.dtype):
+            raise ValueError(f"dtype must name a type of torch, as 'float32' or 'bfloat16', got {dtype!r}")
+        classes = _transformers()
+        tokenizer = tokenizer if tokenizer is not None else _own_tokenizer(model)
+        try:
+            loaded = classes.AutoModelForCausalLM.from_pretrained(model)
+        except OSError as error:
+            raise ValueError(f"no model could be loaded from {model!r}: {str(error).splitlines()[0]}") from error
+        model = loaded.to(wanted)
+    if isinstance(tokenizer, str):
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(tokenizer)
+    if hasattr(model, "get_base_model"):  # peft's wrapper: its layers sit in the model, which is what we call
+        model = model.get_base_model()  # type: ignore[operator]
+    config = getattr(model, "config", None)
+    scaled = {name: getattr(config, name, None) for name in _AFTER_THE_HEAD}
+    odd = {name: value for name, value in scaled.items() if value not in (None, 1, 1.0)}
+    if odd:
+        raise ValueError(
+            f"{type(model).__name__} changes its logits after the head ({odd}), which rows of the head alone do not "
+            "show: write an adapter of your own on DecoderOnly, with that in logits()"
+        )
+    return model, tokenizer  # type: ignore[return-value]
+
+
+def _own_tokenizer(model: str) -> Any:
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, TypeError):  # all three are ways to say that there is none
+        return None
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """The output layer.
+
+    Raises:
+        Unsupported: there is none, or it is not a plain linear layer in floating point.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    plain = isinstance(head, nn.Linear) and head.weight.is_floating_point()
+    if not plain:
+        raise Unsupported(
+            f"the head of {type(model).__name__} is {type(head).__name__}, and rows can only be taken from a plain "
+            "linear layer: leave it out of quantisation and of LoRA's targets, or write an adapter on DecoderOnly"
+        )
+    return head  # type: ignore[return-value]
+
+
+def checkpoint(model: nn.Module) -> None:
+    """Gradient checkpointing, without reentry: that form works with frozen embeddings, as under LoRA."""
+    # transformers 5 calls the same thing activation checkpointing
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    enable = getattr(model, f"{kind}_checkpointing_enable")
+    enable(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """All weights as the model's own code names them, LoRA merged in, tied ones once."""
+    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if _is_tied(model) else set()
+    return {name: value for name, value in merged_state(model).items() if name not in tied}
+
+
+def _is_tied(model: nn.Module) -> bool:
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return head is not None and head.weight is model.get_input_embeddings().weight  # type: ignore[operator]
+
+
+def save(model: nn.Module, path: str | Path, tokenizer: Any, adapters_only: bool) -> None:
+    """Write the model as its own code loads it, whole or not at all; see `CausalLM.save`."""
+    if adapters_only:
+        return save_adapters(model, path)
+    with whole_folder(path) as draft:
+        model.save_pretrained(str(draft), state_dict=state(model))  # type: ignore[operator]
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(draft))
+
+
+def restore(backbone: nn.Module, model: nn.Module, path: str | Path, unsafe: bool) -> None:
+    """Load weights that `save` or the model's own code wrote; see `CausalLM.load`."""
+    if (Path(path) / "adapter_config.json").is_file():
+        load_adapters(backbone, path)
+    else:
+        load_into(model, read_weights(path, unsafe), path)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError('Hugging Face models need transformers: pip install "seaalign[hf]"') from error
+    return transformers
