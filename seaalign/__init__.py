@@ -5,7 +5,7 @@ The flow, each arrow a function call or a file on disk:
     text -> backbone -> candidates -> judge -> pairs / triplets -> dataset -> alignment module -> aligned policy ->
     report
 
-    backbone = MyAdapter(my_model)                               # seaalign.DecoderOnly: four hooks
+    backbone = CosyVoice("pretrained_models/CosyVoice2-0.5B")    # seaalign.backbones; or your own: four hooks
     check_backbone(backbone, prompts, speech)                    # seaalign.testing: every rule of the contract
     data = seaalign.TripletData("real.parquet", "triplets.parquet")  # real / style on / style off, and reference scores
     trainer.fit(seaalign.DGSA(backbone, alpha=0.8), data)        # lightning.Trainer
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Candidate": "records",
     "Pair": "records",
+    "Recording": "records",
     "Sentence": "records",
     "Verdict": "records",
     "Prompt": "records",
@@ -35,6 +36,7 @@ _HOME = {
     "LogitsBackbone": "backbones",
     "StepBackbone": "backbones",
     "Unsupported": "backbones",
+    "PairData": "data",
     "SpeechData": "data",
     "TextData": "data",
     "TripletData": "data",
@@ -43,6 +45,7 @@ _HOME = {
     "write_triplets": "storage",
     "write_utterances": "storage",
     "DGSA": "modules",
+    "DPO": "modules",
     "SFT": "modules",
     "TDSC": "modules",
     "ErosionMonitor": "callbacks",
@@ -70,14 +73,15 @@ _ROOMS = (
 if TYPE_CHECKING:
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
     from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
-    from seaalign.data import SpeechData, TextData, TripletData
-    from seaalign.modules import DGSA, SFT, TDSC
-    from seaalign.records import Candidate, Pair, Prompt, Sentence, Speech, Style, Triplet, Utterance, Verdict
+    from seaalign.data import PairData, SpeechData, TextData, TripletData
+    from seaalign.modules import DGSA, DPO, SFT, TDSC
+    from seaalign.records import Candidate, Pair, Prompt, Recording, Sentence, Speech, Style, Triplet, Utterance, Verdict
     from seaalign.storage import read_triplets, read_utterances, write_triplets, write_utterances
 
 __all__ = [
     "Verdict",
     "Sentence",
+    "Recording",
     "Pair",
     "Candidate",
     "Prompt",
@@ -90,6 +94,7 @@ __all__ = [
     "LogitsBackbone",
     "StepBackbone",
     "Unsupported",
+    "PairData",
     "SpeechData",
     "TextData",
     "TripletData",
@@ -98,6 +103,7 @@ __all__ = [
     "write_triplets",
     "write_utterances",
     "DGSA",
+    "DPO",
     "SFT",
     "TDSC",
     "ErosionMonitor",

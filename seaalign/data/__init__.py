@@ -3,6 +3,8 @@
 from seaalign.data.batches import PairBatch, SpeechBatch, TripletBatch
 from seaalign.data.batching import FrameBatchSampler
 from seaalign.data.loader import FrameLoader
+from seaalign.data.pairs import PairData, load_pairs
+from seaalign.data.prepare import prepare
 from seaalign.data.rounds import RoundLoader
 from seaalign.data.speech import SpeechData, load_utterances
 from seaalign.data.texts import TextData
@@ -12,11 +14,14 @@ __all__ = [
     "FrameBatchSampler",
     "FrameLoader",
     "PairBatch",
+    "PairData",
     "RoundLoader",
     "SpeechBatch",
     "SpeechData",
     "TextData",
     "TripletBatch",
     "TripletData",
+    "load_pairs",
     "load_utterances",
+    "prepare",
 ]

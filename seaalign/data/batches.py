@@ -41,27 +41,35 @@ class PairBatch:
     Args:
         prompts: P prompts.
         speech: 2P rows.
-        reference: log-probs under the frozen reference (2P, T+1), in the same blocks.
+        reference: log-probs under the frozen reference (2P, T+1), in the same blocks; None where the reference is the
+            policy without its adapters, which scores the rows when it is asked for.
         ids: of the pairs (P,), for messages.
     """
 
-    def __init__(self, prompts: list[Prompt], speech: Speech, reference: Tensor, ids: Sequence[str] = ()) -> None:
+    def __init__(
+        self, prompts: list[Prompt], speech: Speech, reference: Tensor | None, ids: Sequence[str] = ()
+    ) -> None:
         self.prompts, self.speech, self.reference, self.ids = prompts, speech, reference, list(ids)
 
     @classmethod
-    def of(cls, group: Sequence[Pair]) -> PairBatch:
-        """Collate pairs that carry reference log-probs.
+    def of(cls, group: Sequence[Pair], stored: bool = True) -> PairBatch:
+        """Collate pairs.
+
+        Args:
+            group: the pairs.
+            stored: take along their reference log-probs. False leaves them out, for a policy with adapters.
 
         Raises:
-            ValueError: a pair has none.
+            ValueError: a pair has none, and they are wanted.
         """
+        prompts, ids = [pair.prompt for pair in group], [pair.id for pair in group]
+        if not stored:
+            return cls(prompts, stack(group), None, ids)
         bare = [pair.id for pair in group if pair.reference is None]
         if bare:
             raise ValueError(f"pairs {bare[:3]} carry no reference log-probs: pass them through sampling.pair_logps")
         rows = [values for block in zip(*(p.reference for p in group if p.reference), strict=True) for values in block]
-        return cls(
-            [pair.prompt for pair in group], stack(group), pad_sequence(rows, batch_first=True), [p.id for p in group]
-        )
+        return cls(prompts, stack(group), pad_sequence(rows, batch_first=True), ids)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -69,7 +77,7 @@ class PairBatch:
     def to(self, device: Any) -> PairBatch:
         """A copy on another device."""
         prompts = [prompt.to(device) for prompt in self.prompts]
-        return PairBatch(prompts, self.speech.to(device), self.reference.to(device), self.ids)
+        return PairBatch(prompts, self.speech.to(device), _moved(self.reference, device), self.ids)
 
 
 class TripletBatch:
@@ -78,28 +86,37 @@ class TripletBatch:
     Args:
         prompts: G prompts, with style.
         speech: 3G rows.
-        plain: reference log-probs given the text alone (3G, T+1), in the same blocks.
+        plain: reference log-probs given the text alone (3G, T+1), in the same blocks; None where the reference is the
+            policy without its adapters, which scores the rows when it is asked for.
         styled: reference log-probs given the style prefix too (2G, T+1), blocks real and expressive; or None.
     """
 
-    def __init__(self, prompts: list[Prompt], speech: Speech, plain: Tensor, styled: Tensor | None = None) -> None:
+    def __init__(
+        self, prompts: list[Prompt], speech: Speech, plain: Tensor | None, styled: Tensor | None = None
+    ) -> None:
         self.prompts, self.speech, self.plain, self.styled = prompts, speech, plain, styled
 
     @classmethod
-    def of(cls, group: Sequence[Triplet]) -> TripletBatch:
-        """Collate triplets that carry reference log-probs.
+    def of(cls, group: Sequence[Triplet], stored: bool = True) -> TripletBatch:
+        """Collate triplets.
+
+        Args:
+            group: the triplets.
+            stored: take along their reference log-probs. False leaves them out, for a policy with adapters.
 
         Raises:
-            ValueError: a triplet has none, or not the same ones as the others.
+            ValueError: a triplet has none, or not the same ones as the others, and they are wanted.
         """
+        if not stored:
+            return cls([triplet.prompt for triplet in group], stack(group), None)
         bare = [triplet.id for triplet in group if not triplet.reference]
         if bare:
             raise ValueError(
                 f"triplets {bare[:3]} carry no reference log-probs: pass them through sampling.reference_logps first"
             )
-        stored = [triplet.reference or {} for triplet in group]
-        wanted = {"plain"}.union(*stored)
-        lacks = {triplet.id: sorted(wanted - modes.keys()) for triplet, modes in zip(group, stored, strict=True)}
+        carried = [triplet.reference or {} for triplet in group]
+        wanted = {"plain"}.union(*carried)
+        lacks = {triplet.id: sorted(wanted - modes.keys()) for triplet, modes in zip(group, carried, strict=True)}
         lacking = {key: modes for key, modes in lacks.items() if modes}
         if lacking:
             raise ValueError(
@@ -107,7 +124,8 @@ class TripletBatch:
                 f"{dict(list(lacking.items())[:3])}: pass all of them through sampling.reference_logps with one styled="
             )
         modes = {
-            mode: [row for block in zip(*(s[mode] for s in stored), strict=True) for row in block] for mode in stored[0]
+            mode: [row for block in zip(*(c[mode] for c in carried), strict=True) for row in block]
+            for mode in carried[0]
         }
         padded = {mode: pad_sequence(rows, batch_first=True) for mode, rows in modes.items()}
         return cls([triplet.prompt for triplet in group], stack(group), padded["plain"], padded.get("styled"))
@@ -117,10 +135,9 @@ class TripletBatch:
 
     def to(self, device: Any) -> TripletBatch:
         """A copy on another device."""
-        styled = None if self.styled is None else self.styled.to(device)
-        return TripletBatch(
-            [prompt.to(device) for prompt in self.prompts], self.speech.to(device), self.plain.to(device), styled
-        )
+        prompts = [prompt.to(device) for prompt in self.prompts]
+        plain, styled = _moved(self.plain, device), _moved(self.styled, device)
+        return TripletBatch(prompts, self.speech.to(device), plain, styled)
 
 
 class SentenceBatch:
@@ -152,3 +169,7 @@ class CandidateBatch:
 
     def __iter__(self) -> Iterator[Candidate]:
         return iter(self.candidates)
+
+
+def _moved(values: Tensor | None, device: Any) -> Tensor | None:
+    return None if values is None else values.to(device)

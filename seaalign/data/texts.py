@@ -28,7 +28,7 @@ class TextData(FrameDataModule):
 
     Args:
         texts: sentences, or a file of them (see `storage.read_texts`).
-        tokenize: from a text to text ids, for plain text files.
+        tokenize: from a text to text ids, for plain text files. Default: `tokenize` of the backbone that is trained.
         sft: utterances of the SFT policy, or a Parquet or JSONL file of them. Their texts are compared with the
             sentences, because nothing is learned from texts that the policy has seen spoken; their timbres are dealt to
             sentences from a file; and `replay` mixes them in.
@@ -71,7 +71,9 @@ class TextData(FrameDataModule):
         self.sft = [] if self.sft_source is None else load_utterances(self.sft_source, self.vocab_size)
         if isinstance(self.source, str | Path):
             voices = [utterance.prompt.timbre for utterance in self.sft] or [None]
-            self.sentences = read_texts(self.source, self.tokenize, timbres=_distinct(voices), language=self.language)
+            policy = getattr(getattr(self.trainer, "lightning_module", None), "backbone", None)
+            tokenize = self.tokenize or getattr(policy, "tokenize", None)
+            self.sentences = read_texts(self.source, tokenize, timbres=_distinct(voices), language=self.language)
         else:
             self.sentences = list(self.source)
         ids = [sentence.id for sentence in self.sentences]

@@ -10,27 +10,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins import Precision
-from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import TripletBatch
-from seaalign.data.loader import FrameDataModule, FrameLoader
 from seaalign.data.speech import load_utterances
+from seaalign.data.stored import Reference, StoredData
 from seaalign.records import Triplet, Utterance
 from seaalign.sampling import Pairing, dual_mode, reference_logps
-from seaalign.storage import (
-    data_hash,
-    layout_of,
-    read_metadata,
-    read_triplets,
-    samples_hash,
-    weights_hash,
-    write_triplets,
-)
+from seaalign.storage import data_hash, layout_of, read_triplets, samples_hash, weights_hash, write_triplets
 
 
-class TripletData(FrameDataModule):
+class TripletData(StoredData[Utterance, Triplet]):
     """Real utterances and their sampled twins, for `DGSA`.
 
     Where the triplet file does not exist, it is made before training: process 0 samples it from the module's backbone,
@@ -52,6 +42,8 @@ class TripletData(FrameDataModule):
         pairing: "shuffled" takes style and timbre from another utterance (the paper's ablation; see
             `sampling.dual_mode`).
         styled: store the log-probs that `DGSA(styled_stability=True)` needs.
+        reference: "stored" log-probs, or "disabled_adapter": the policy without its LoRA layers scores each batch, so
+            that triplets are sampled and no more. The losses are the same; a step costs one more pass without gradient.
         seed: of sampling, split and shuffle.
         vocab_size: refuse token ids outside 0..vocab_size-1 when reading files.
 
@@ -59,6 +51,9 @@ class TripletData(FrameDataModule):
         ValueError: at setup; the file does not belong to the rest, and the message says in what. Or an utterance is
             synthetic.
     """
+
+    noun, argument = "triplets", "triplets"
+    kept = ("samples", "weights", "layout", "data", "settings")
 
     def __init__(
         self,
@@ -73,50 +68,19 @@ class TripletData(FrameDataModule):
         styled: bool = False,
         seed: int = 0,
         vocab_size: int | None = None,
+        reference: Reference = "stored",
     ) -> None:
-        super().__init__()
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction must lie in 0..1, below 1, got {val_fraction}")
-        self.prepare_data_per_node = False
-        self.path, self.source = Path(triplets), utterances
-        self.val_fraction, self.max_frames, self.seed, self.vocab_size = val_fraction, max_frames, seed, vocab_size
+        super().__init__(triplets, val_fraction, max_frames, seed, vocab_size, reference)
+        self.source, self.styled = utterances, styled
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "max_len": max_len}
         self.sampling |= {"pairing": pairing, "seed": seed}
-        self.styled = styled
-        self.metadata: dict[str, Any] = {}
-        self._strange_weights: list[str] = []
-        self.train: list[Triplet] = []
-        self.val: list[Triplet] = []
 
-    def prepare_data(self) -> None:
-        """Make the file where it is missing; Lightning calls this on process 0 alone and lets the others wait."""
-        if self.trainer is None:
-            return
-        path, utterances = self._place()
-        if path.exists() and path == self.path:
-            return
-        backbone = self._backbone()
-        if backbone is None or not self._fitting():
-            raise ValueError(
-                f"there is no {self.path}, and no policy to sample it from: fit a DGSA, or call "
-                "TripletData.make(backbone) first"
-            )
-        backbone.to(self.trainer.strategy.root_device)
-        self._make(backbone, path, utterances, self.trainer.precision_plugin)
-
-    def make(self, backbone: Backbone) -> None:
-        """Sample, score and write the file; for scripts that want it before, or without, a Trainer.
-
-        Args:
-            backbone: the frozen SFT checkpoint, on the device to work on.
-        """
-        self._make(backbone, self.path, self._real(), Precision())
-
-    def _make(self, backbone: Backbone, path: Path, utterances: list[Utterance], precision: Precision) -> None:
-        triplets = dual_mode(backbone, utterances, **self.sampling)
-        # scored under the precision of the training, so that policy and reference start equal
-        with precision.forward_context():
-            triplets = reference_logps(backbone, triplets, styled=self.styled)
+    def _write(self, path: Path, sources: list[Utterance], backbone: Backbone, precision: Precision) -> None:
+        triplets = dual_mode(backbone, sources, **self.sampling)
+        if self.reference == "stored":
+            # scored under the precision of the training, so that policy and reference start equal
+            with precision.forward_context():
+                triplets = reference_logps(backbone, triplets, styled=self.styled)
         cut = sum(not all(triplet.ended) for triplet in triplets)
         if cut > len(triplets) / 10:
             warnings.warn(
@@ -124,84 +88,34 @@ class TripletData(FrameDataModule):
                 stacklevel=2,
             )
         made = {"samples": samples_hash(triplets), "weights": weights_hash(backbone), "precision": precision.precision}
-        counts = {"utterances": len(utterances), "triplets": len(triplets), "cut": cut}
-        write_triplets(path, triplets, {**self._expected(utterances, backbone), **made, "counts": counts})
+        counts = {"utterances": len(sources), "triplets": len(triplets), "cut": cut}
+        write_triplets(path, triplets, {**self._expected(sources, backbone), **made, "counts": counts})
 
-    def setup(self, stage: str = "fit") -> None:
-        """Read the file, and refuse one that does not belong to the rest."""
-        path, utterances = self._place()
-        self.metadata = read_metadata(path)
-        self._check(utterances)
+    def _read(self, path: Path, sources: list[Utterance]) -> list[Triplet]:
         triplets = read_triplets(path, vocab_size=self.vocab_size, on_bad="raise")
-        real = {utterance.id: utterance.tokens for utterance in utterances}
+        real = {utterance.id: utterance.tokens for utterance in sources}
         odd = [item.id for item in triplets if item.id not in real or not torch.equal(item.real, real[item.id])]
         self._refuse([f"the real speech of {odd[:5]}"] if odd else [])
-        order = torch.randperm(len(triplets), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        held = max(1, round(len(triplets) * self.val_fraction)) if self.val_fraction and len(triplets) > 1 else 0
-        self.val, self.train = [triplets[i] for i in order[:held]], [triplets[i] for i in order[held:]]
+        if self.reference == "stored" and not any(triplet.reference for triplet in triplets):
+            self._refuse(["reference: here stored, file without log-probs, made for reference='disabled_adapter'"])
+        return triplets
 
-    def train_dataloader(self) -> FrameLoader[TripletBatch]:
-        """Shuffled, except under `Trainer(overfit_batches=...)`."""
-        self._refuse(self._strange_weights)
-        return self._loader(self.train, training=True)
-
-    def val_dataloader(self) -> FrameLoader[TripletBatch] | list[Any]:
-        """In order of length; an empty list where there is no validation data."""
-        return self._loader(self.val, training=False) if self.val else []
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where training stands, and which triplets a resumed run must find again."""
-        kept = ("samples", "weights", "layout", "data", "settings")
-        return {**super().state_dict(), "triplets": {key: self.metadata.get(key) for key in kept}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to resume on other triplets than the checkpoint was trained on."""
-        super().load_state_dict(state_dict)
-        if self._fitting():
-            self._strange_weights = []
-            self._refuse(self._differences(state_dict["triplets"], "checkpoint"))
-
-    def _expected(self, utterances: list[Utterance], backbone: nn.Module | None) -> dict[str, Any]:
-        expected: dict[str, Any] = {"data": data_hash(utterances), "settings": {**self.sampling, "styled": self.styled}}
+    def _expected(self, sources: list[Utterance], backbone: Backbone | None) -> dict[str, Any]:
+        styled = self.styled
+        if self.reference == "disabled_adapter":  # which log-probs a file holds does not matter where none are read
+            styled = self.metadata.get("settings", {}).get("styled", styled)
+        expected: dict[str, Any] = {"data": data_hash(sources), "settings": {**self.sampling, "styled": styled}}
         if backbone is not None:
             expected |= {"layout": layout_of(backbone), "sampler": getattr(backbone, "sampler", None)}
         return expected
 
-    def _check(self, utterances: list[Utterance]) -> None:
-        backbone = self._backbone()
-        self._refuse(self._differences(self._expected(utterances, backbone), "here"))
-        # A resumed run gets the checkpoint's weights later than this, so strange ones may only be refused once training
-        # asks for batches; in between, load_state_dict takes the checkpoint's word for the reference instead.
-        weights = {"weights": weights_hash(backbone)} if backbone is not None and self._fitting() else {}
-        self._strange_weights = self._differences(weights, "here")
+    def _batch(self, rows: list[Triplet]) -> TripletBatch:
+        return TripletBatch.of(rows, stored=self.reference == "stored")
 
-    def _differences(self, wanted: dict[str, Any], who: str) -> list[str]:
-        found = {key: self.metadata.get(key) for key in wanted}
-        return [f"{key}: {who} {wanted[key]}, file {found[key]}" for key in wanted if wanted[key] != found[key]]
+    def _frames(self, row: Triplet) -> int:
+        return 3 * max(len(tokens) for tokens in row.completions())
 
-    def _refuse(self, differences: list[str]) -> None:
-        if differences:
-            listed = "".join(f"\n  {difference}" for difference in differences)
-            raise ValueError(
-                f"{self.path} belongs to something else. It differs in{listed}\nStored samples and log-probs are only "
-                "good for the weights, layout, utterances and settings that made them. Load the checkpoint that made "
-                "the file, or give triplets= another name, or delete the file to have it made anew."
-            )
-
-    def _backbone(self) -> Backbone | None:
-        return getattr(getattr(self.trainer, "lightning_module", None), "backbone", None)
-
-    def _fitting(self) -> bool:
-        return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-
-    def _place(self) -> tuple[Path, list[Utterance]]:
-        """The file and the utterances it is made of; a rehearsal (fast_dev_run) is not worth hours of sampling."""
-        utterances = self._real()
-        if self.trainer is not None and getattr(self.trainer, "fast_dev_run", False) and not self.path.exists():
-            return self.path.with_suffix(".fast_dev_run.parquet"), utterances[:8]
-        return self.path, utterances
-
-    def _real(self) -> list[Utterance]:
+    def _sources(self) -> list[Utterance]:
         """The utterances, unless some are synthetic: as the chosen side they would teach what DGSA is to undo."""
         utterances = load_utterances(self.source, self.vocab_size)
         odd = [utterance for utterance in utterances if utterance.source != "real"]
@@ -213,10 +127,3 @@ class TripletData(FrameDataModule):
                 'source is "real"'
             )
         return utterances
-
-    def _loader(self, triplets: list[Triplet], training: bool) -> FrameLoader[TripletBatch]:
-        def collate(rows: list[int], epoch: int) -> TripletBatch:
-            return TripletBatch.of([triplets[row] for row in rows])
-
-        frames = [3 * max(len(tokens) for tokens in triplet.completions()) for triplet in triplets]
-        return self.loader(frames, self.max_frames, self.seed, collate, training)

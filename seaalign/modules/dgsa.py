@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -12,8 +11,8 @@ from torch import Tensor
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import TripletBatch
 from seaalign.functional.likelihood import sequence_logp
-from seaalign.functional.preference import cdpo_loss, ipo_loss
 from seaalign.modules.averages import global_mean
+from seaalign.modules.losses import pair_objective, policy_and_reference
 from seaalign.modules.objectives import balance, check_start, pairs, reward_logs, rows_to_score
 from seaalign.modules.optimizer import Schedule, adamw
 from seaalign.sampling import require_separation
@@ -31,6 +30,7 @@ class DGSA(L.LightningModule):
     no expressivity objective       `weights=(1, 0)`
     fixed weights                   `weights=(0.5, 0.5)`
     random speaker pairing          `TripletData(pairing="shuffled")`
+    LoRA, nothing stored            `TripletData(reference="disabled_adapter")` and a backbone of `add_lora`
     with an SFT anchor              `sft_weight=0.1`, or what the drift of the chosen log-prob asks for
     ==============================  =======================================================================
 
@@ -56,11 +56,11 @@ class DGSA(L.LightningModule):
             tokens a row.
         sft_weight: weight of the mean negative log-prob per token of the real speech, added to the loss.
         styled_stability: score (real, expressive) given the style prefix rather than the text alone; needs
-            `TripletData(styled=True)`.
+            `TripletData(styled=True)` where the reference is stored.
         below_critical: what alpha <= critical means. "stability": eq. 13-14 as they stand, weights (1, 0). "sft": no
             preference loss, SFT on the real speech alone, as the text of sec. 5.3 says. The equations are the default:
             they are continuous in alpha.
-        tolerance: how far policy and stored reference may be apart at the first step, mean nats per token. Default
+        tolerance: how far policy and reference may be apart at the first step, mean nats per token. Default
             0.005, and 0.05 in 16 bit.
 
     Source: Geng et al. 2026, eq. 8-14.
@@ -91,23 +91,17 @@ class DGSA(L.LightningModule):
         self.save_hyperparameters(ignore=["backbone"])
         self.backbone = backbone
         self.weights, self.sft_weight = balance(alpha, critical, weights, sft_weight, below_critical)
-        self.pair_loss = partial(ipo_loss, beta=beta, reduction="none")
-        if loss == "dpo":
-            self.pair_loss = partial(cdpo_loss, beta=beta, label_smoothing=label_smoothing, reduction="none")
-        elif loss != "ipo" or label_smoothing:
-            raise ValueError(
-                f"loss must be 'dpo', or 'ipo' without label_smoothing; got {loss!r} with {label_smoothing}"
-            )
+        self.pair_loss = pair_objective(loss, beta, label_smoothing)
         self.must_check = False
 
     def loss(self, batch: TripletBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted preference losses and the SFT anchor (eq. 10), and what to log."""
         count, rows = len(batch), rows_to_score(batch, self.hparams["styled_stability"])
-        logps = self.backbone(rows.prompts, rows.speech)
+        logps, reference = policy_and_reference(self.backbone, *rows[:3])
         if self.must_check:
             self.must_check = False
-            check_start(logps, rows, self.hparams["tolerance"], str(self.trainer.precision))
-        two = pairs(rows, logps, count, self.hparams["reduction"])
+            check_start(logps, reference, rows.speech.scored, self.hparams["tolerance"], str(self.trainer.precision))
+        two = pairs(rows, logps, reference, count, self.hparams["reduction"])
         per_pair = [w * self.pair_loss(*pair) for w, pair in zip(self.weights, two.values(), strict=True)]
         preference = torch.stack(per_pair).sum()
         scored = rows.speech.scored[:count]

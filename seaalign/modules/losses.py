@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -9,10 +11,13 @@ from torch import Tensor
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import PairBatch, SpeechBatch
 from seaalign.functional.likelihood import sequence_logp
-from seaalign.functional.preference import dpo_loss, preference_margin
+from seaalign.functional.preference import cdpo_loss, ipo_loss, preference_margin
 from seaalign.modules.averages import global_mean
+from seaalign.records import Prompt, Speech
+from seaalign.sampling.reference import adapterless_logps
 
 Logs = dict[str, Tensor]
+Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def likelihood_loss(logps: Tensor, batch: SpeechBatch) -> tuple[Tensor, Logs]:
@@ -27,6 +32,43 @@ def likelihood_loss(logps: Tensor, batch: SpeechBatch) -> tuple[Tensor, Logs]:
     return global_mean(total, scored.sum()), {"loss": total.detach() / scored.sum()}
 
 
+def policy_and_reference(
+    backbone: Backbone, prompts: Sequence[Prompt], speech: Speech, stored: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Log-probs (B, T+1) of rows under the policy, and under the reference.
+
+    Args:
+        backbone: the policy.
+        prompts: P prompts.
+        speech: B rows.
+        stored: what the reference gave the rows (B, T+1); None: the reference is the policy without its LoRA layers,
+            and scores them now.
+
+    Raises:
+        Unsupported: nothing is stored, and there are no LoRA layers.
+    """
+    reference = adapterless_logps(backbone, prompts, speech) if stored is None else stored
+    return backbone(prompts, speech), reference
+
+
+def pair_objective(loss: str, beta: float, label_smoothing: float = 0.0) -> Objective:
+    """The loss per pair, of (chosen, rejected, ref_chosen, ref_rejected), each (P,).
+
+    Args:
+        loss: "dpo", conservative DPO where `label_smoothing` is above 0; or "ipo".
+        beta: strength of the tie to the reference.
+        label_smoothing: share of pairs whose label is believed wrong.
+
+    Raises:
+        ValueError: another name, or "ipo" with label smoothing.
+    """
+    if loss == "dpo":
+        return partial(cdpo_loss, beta=beta, label_smoothing=label_smoothing, reduction="none")
+    if loss != "ipo" or label_smoothing:
+        raise ValueError(f"loss must be 'dpo', or 'ipo' without label_smoothing; got {loss!r} with {label_smoothing}")
+    return partial(ipo_loss, beta=beta, reduction="none")
+
+
 def pair_loss(
     backbone: Backbone, batch: PairBatch, beta: float, reduction: Literal["sum", "mean"], sft_weight: float
 ) -> tuple[Tensor, Logs]:
@@ -39,11 +81,34 @@ def pair_loss(
         reduction: of log-probs over columns.
         sft_weight: weight of the anchor.
     """
+    both = policy_and_reference(backbone, batch.prompts, batch.speech, batch.reference)
+    return preference_loss(*both, batch, pair_objective("dpo", beta), beta, reduction, sft_weight)
+
+
+def preference_loss(
+    logps: Tensor,
+    reference: Tensor,
+    batch: PairBatch,
+    objective: Objective,
+    beta: float,
+    reduction: Literal["sum", "mean"],
+    sft_weight: float,
+) -> tuple[Tensor, Logs]:
+    """A loss per pair with the anchor, averaged over the pairs of all processes, and what to log of this one.
+
+    Args:
+        logps: the policy's (2P, T+1).
+        reference: the reference's (2P, T+1).
+        batch: what was scored.
+        objective: from `pair_objective`.
+        beta: rewards are beta times log-ratios.
+        reduction: of log-probs over columns.
+        sft_weight: weight of the negative log-prob per token of the chosen.
+    """
     scored, count = batch.speech.scored, len(batch)
-    logps = backbone(batch.prompts, batch.speech)
     chosen, rejected = sequence_logp(logps, scored, reduction).view(2, count)
-    ref_chosen, ref_rejected = sequence_logp(batch.reference, scored, reduction).view(2, count)
-    losses = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=beta, reduction="none")
+    ref_chosen, ref_rejected = sequence_logp(reference, scored, reduction).view(2, count)
+    losses = objective(chosen, rejected, ref_chosen, ref_rejected)
     surprise, tokens = -sequence_logp(logps[:count], scored[:count]).sum(), scored[:count].sum()
     loss = global_mean(losses.sum(), count) + sft_weight * global_mean(surprise, tokens)
     margins = preference_margin(chosen.detach(), rejected.detach(), ref_chosen, ref_rejected)

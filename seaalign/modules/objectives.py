@@ -22,14 +22,14 @@ class Rows(NamedTuple):
     Args:
         prompts: prompts without style, and after them those with style where some rows need it.
         speech: the rows.
-        reference: log-probs per column under the frozen reference (rows, T+1).
+        reference: stored log-probs per column under the frozen reference (rows, T+1); None where the batch has none.
         stability: blocks (chosen, rejected) of eq. 8.
         expressivity: blocks (chosen, rejected) of eq. 9.
     """
 
     prompts: list[Prompt]
     speech: Speech
-    reference: Tensor
+    reference: Tensor | None
     stability: tuple[int, int]
     expressivity: tuple[int, int]
 
@@ -38,38 +38,43 @@ def rows_to_score(batch: TripletBatch, styled_stability: bool = False) -> Rows:
     """Three rows per triplet given the text alone; or four, where the stability pair is scored with the style prefix.
 
     Raises:
-        ValueError: the batch lacks the reference log-probs with style.
+        ValueError: the batch has stored reference log-probs, but not those with style.
     """
     plain = [prompt.plain() for prompt in batch.prompts]
     if not styled_stability:
         return Rows(plain, batch.speech, batch.plain, (0, 1), (0, 2))
-    if batch.styled is None:
+    if batch.plain is not None and batch.styled is None:
         raise ValueError(
             "styled_stability needs reference log-probs with style: make the triplets with TripletData(styled=True)"
         )
     count = len(batch)
-    real, expressive, stable = torch.arange(3 * count, device=batch.plain.device).split(count)
-    speech, index = batch.speech, torch.cat([real, stable, real, expressive])
+    speech = batch.speech
+    real, expressive, stable = torch.arange(3 * count, device=speech.tokens.device).split(count)
+    index = torch.cat([real, stable, real, expressive])
     owner = speech.prompt[index] + count * (torch.arange(4 * count, device=index.device) >= 2 * count)
     rows = Speech(speech.tokens[index], speech.lengths[index], speech.ended[index], owner)
-    width = batch.plain.shape[1]
-    styled = torch.nn.functional.pad(batch.styled, (0, width - batch.styled.shape[1]))
-    reference = torch.cat([batch.plain[torch.cat([real, stable])], styled])
+    reference = None
+    if batch.plain is not None and batch.styled is not None:
+        styled = torch.nn.functional.pad(batch.styled, (0, batch.plain.shape[1] - batch.styled.shape[1]))
+        reference = torch.cat([batch.plain[torch.cat([real, stable])], styled])
     return Rows(plain + batch.prompts, rows, reference, (2, 3), (0, 1))
 
 
-def pairs(rows: Rows, logps: Tensor, count: int, reduction: Literal["sum", "mean"]) -> dict[str, Pair]:
+def pairs(
+    rows: Rows, logps: Tensor, ref_logps: Tensor, count: int, reduction: Literal["sum", "mean"]
+) -> dict[str, Pair]:
     """(chosen, rejected, ref_chosen, ref_rejected), each (count,), of the two objectives.
 
     Args:
         rows: what was scored.
         logps: what the policy gave it (rows, T+1).
+        ref_logps: what the reference gave it (rows, T+1), stored or live.
         count: triplets in the batch, G.
         reduction: of log-probs over columns.
     """
     scored = rows.speech.scored
     policy = sequence_logp(logps, scored, reduction).view(-1, count)
-    reference = sequence_logp(rows.reference, scored, reduction).view(-1, count)
+    reference = sequence_logp(ref_logps, scored, reduction).view(-1, count)
     return {
         name: (policy[chosen], policy[rejected], reference[chosen], reference[rejected])
         for name, (chosen, rejected) in (("stability", rows.stability), ("expressivity", rows.expressivity))
@@ -125,12 +130,15 @@ def balance(
     return (float(stability), float(expressivity)), float(sft_weight)
 
 
-def check_start(logps: Tensor, rows: Rows, tolerance: float | None, precision: str = "32-true") -> None:
+def check_start(
+    logps: Tensor, reference: Tensor, scored: Tensor, tolerance: float | None, precision: str = "32-true"
+) -> None:
     """Stop where the policy is not the reference before the first step: a fault that no loss curve would show.
 
     Args:
         logps: the policy's log-probs (rows, T+1).
-        rows: what was scored, with the stored reference.
+        reference: those of the reference, stored or live (rows, T+1).
+        scored: which columns count (rows, T+1).
         tolerance: mean absolute difference allowed, nats per scored token; None: 0.005, and 0.05 in 16 bit.
         precision: of the Trainer.
 
@@ -139,13 +147,14 @@ def check_start(logps: Tensor, rows: Rows, tolerance: float | None, precision: s
     """
     if tolerance is None:
         tolerance = 0.05 if "16" in precision else 0.005
-    scored = rows.speech.scored
-    apart = (logps.detach().float() - rows.reference).abs()[scored]
+    apart = (logps.detach().float() - reference).abs()[scored]
     if not float(apart.mean()) <= tolerance:  # written so that NaN fails too
         raise RuntimeError(
-            "before the first step the policy must equal the stored reference, but their log-probs differ by "
-            f"{float(apart.mean()):.4g} nats per token on average (at most {float(apart.max()):.4g}; tolerance "
-            f"{tolerance:g}). Usual causes: dropout active inside forward (set its rate to 0), a layout that is drawn "
-            "at random in forward, another checkpoint than the one that made the triplets, or another precision (then "
-            "raise DGSA(tolerance=...)). seaalign.testing.check_backbone finds the first two."
+            "before the first step the policy must equal the stored reference, or itself without its LoRA layers, but "
+            f"their log-probs differ by {float(apart.mean()):.4g} nats per token on average (at most "
+            f"{float(apart.max()):.4g}; tolerance {tolerance:g}). Usual causes: dropout active inside forward (set its "
+            "rate to 0; that of LoRA layers too, once they have been trained), a layout that is drawn at random in "
+            "forward, another checkpoint than the one that made the triplets or scored the pairs, LoRA layers that "
+            "were trained before where the reference is the policy without them (merge them into the weights first), "
+            "or another precision (then raise tolerance=...). seaalign.testing.check_backbone finds the first two."
         )

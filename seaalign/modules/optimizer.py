@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal
 
 import lightning as L
@@ -29,6 +30,7 @@ def adamw(
         raise ValueError("no parameter of the backbone asks for a gradient: unfreeze some, or add adapters")
     if schedule not in ("constant", "cosine"):
         raise ValueError(f"schedule must be 'constant' or 'cosine', got {schedule!r}")
+    _warn_of_lost_steps(wanted, lr)
     optimizer = torch.optim.AdamW(wanted, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
 
     def share(step: int) -> float:
@@ -38,6 +40,22 @@ def adamw(
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _warn_of_lost_steps(parameters: list[torch.nn.Parameter], lr: float) -> None:
+    """A step of AdamW is about lr; weights of 16 bits that are a thousand times larger do not move by it."""
+    coarse = [p for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
+    if not coarse:
+        return
+    size = float(torch.stack([p.detach().float().abs().mean() for p in coarse]).mean())
+    least = size * torch.finfo(coarse[0].dtype).eps / 2
+    if lr < least:
+        warnings.warn(
+            f"{len(coarse)} trained tensors are {coarse[0].dtype}, of mean size {size:.2g}: steps below {least:.1g} "
+            f"are rounded away, and lr is {lr:g}, so most weights will not move. Keep the weights in float32 and "
+            'compute in 16 bit (Trainer(precision="bf16-mixed")), or train LoRA layers in float32',
+            stacklevel=4,
+        )
 
 
 def _steps(trainer: L.Trainer) -> float:

@@ -6,7 +6,19 @@ them back.
 """
 
 from seaalign.records.judged import Candidate, Sentence, Verdict
+from seaalign.records.recording import Recording
 from seaalign.records.speech import Prompt, Speech, Style
 from seaalign.records.spoken import Pair, Triplet, Utterance
 
-__all__ = ["Candidate", "Pair", "Prompt", "Sentence", "Speech", "Style", "Triplet", "Utterance", "Verdict"]
+__all__ = [
+    "Candidate",
+    "Pair",
+    "Prompt",
+    "Recording",
+    "Sentence",
+    "Speech",
+    "Style",
+    "Triplet",
+    "Utterance",
+    "Verdict",
+]

@@ -1,4 +1,4 @@
-"""The reference policy as data: its log-probs of triplets and pairs, per token, computed once."""
+"""The reference policy: as data, its log-probs computed once per token; or live, as the policy without its adapters."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from seaalign.backbones.base import Backbone, evaluating
+from seaalign.backbones.base import Backbone, Unsupported, evaluating
+from seaalign.backbones.lora import adapters_off, has_adapters
 from seaalign.records import Pair, Prompt, Speech, Triplet
 from seaalign.sampling.progress import track
 
@@ -82,6 +83,51 @@ def pair_logps(
             for i, one, other in zip(rows, chosen, rejected, strict=True):
                 done[i] = replace(pairs[i], reference=(one, other))
     return done
+
+
+def adapterless_logps(backbone: Backbone, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
+    """Log-probs of rows under the policy without its LoRA layers: the reference at every moment of their training.
+
+    Eval mode and no gradient; the modes, the layers and what asks for gradients are afterwards as they were.
+
+    Args:
+        backbone: the policy, with LoRA layers.
+        prompts: P prompts.
+        speech: B rows.
+
+    Returns:
+        (B, T+1), as `Backbone.forward`.
+
+    Raises:
+        Unsupported: there are no LoRA layers.
+        ValueError: weights outside of them are trained, so that what is left without them moves too.
+    """
+    require_adapters(backbone, "a batch without stored reference log-probs")
+    with evaluating(backbone), adapters_off(backbone):
+        # switched off, adapters ask for no gradient; whatever still does would carry the reference away
+        moving = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+        if moving:
+            raise ValueError(
+                f"{len(moving)} parameters outside the LoRA layers are trained, first {moving[:3]}: with the layers "
+                "off the policy would no longer be the reference. Freeze them (requires_grad_(False)), or store the "
+                "reference: TripletData or PairData with reference='stored'"
+            )
+        return backbone(prompts, speech).float()
+
+
+def require_adapters(backbone: nn.Module, who: str) -> None:
+    """Refuse a policy that has no LoRA layers to switch off.
+
+    Raises:
+        Unsupported: names both ways out.
+    """
+    if not has_adapters(backbone):
+        raise Unsupported(
+            f"{who} needs a reference policy, and {type(backbone).__name__} has no LoRA layers whose absence could be "
+            "one. Either store the reference's log-probs: TripletData or PairData with reference='stored' (for rows of "
+            "your own sampling.reference_logps or sampling.pair_logps). Or train LoRA layers: "
+            "seaalign.backbones.lora.add_lora(backbone)"
+        )
 
 
 def _score(backbone: Backbone, prompts: list[Prompt], speech: Speech, ids: list[str]) -> list[list[Tensor]]:

@@ -7,6 +7,11 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from seaalign import DGSA, SFT, SpeechData, TripletData, write_utterances
+from seaalign.data.pairs import PairData
+from seaalign.modules.dpo import DPO
+from seaalign.storage import write_pairs
+from seaalign.storage.preferences import write_preferences
+from tests.modules.test_dpo import made_pairs
 from tests.toy import Toy, speech
 
 SILENT = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_steps": 1}
@@ -49,3 +54,15 @@ def test_a_misspelt_argument_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         built(tmp_path, model, named(SpeechData, train="u.parquet"))
     assert "learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_pairs_from_a_file(tmp_path, ending):
+    source, scored = str(tmp_path / f"p.{ending}"), tmp_path / "s.parquet"
+    (write_pairs if ending == "parquet" else write_preferences)(source, made_pairs(8))
+    model = named(DPO, backbone=named(Toy, seed=3), beta=0.2, loss="dpo", label_smoothing=0.1, reduction="mean")
+    data = named(PairData, pairs=source, scored=str(scored), max_frames=60, val_fraction=0.2, reference="stored")
+    cli = built(tmp_path, model, data)
+    assert cli.model.hparams["label_smoothing"] == 0.1 and cli.datamodule.path == scored
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert cli.trainer.global_step == 1 and scored.exists()
