@@ -268,10 +268,10 @@ def test_dgsa_starts_from_the_weights_of_sft(config: Any, tmp_path: Path, capsys
     assert torch.equal(weights(tmp_path / "dgsa" / "last.ckpt"), weights(folder / "last.ckpt"))
     capsys.readouterr()
     assert seaalign("fit", "--config", aligned, "--weights", folder / "last.ckpt", "--model.backbone.dim=16") == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "last.ckpt does not fit" in said and "size mismatch for backbone.content.weight" in said
+    said = capsys.readouterr().err.splitlines()[-2]
+    assert "last.ckpt does not fit DGSA: backbone." in said and "8) in the file and " in said
     assert seaalign("fit", "--config", aligned, "--weights", "nowhere.ckpt") == 1
-    assert "No such file or directory: 'nowhere.ckpt'" in capsys.readouterr().err.splitlines()[-2]
+    assert "no checkpoint nowhere.ckpt; check the path" in capsys.readouterr().err.splitlines()[-2]
 
 
 def test_validate_reads_a_checkpoint(config: Any, speech: Path, tmp_path: Path, capsys: Any) -> None:

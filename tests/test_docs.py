@@ -5,12 +5,15 @@ A block that cannot run in a test says so on the line before it, with the reason
     <!-- not run: downloads a checkpoint -->
 
 `<!-- audio -->` marks one that needs torchaudio or speechbrain: it is left out where these are made unimportable.
+`<!-- cosyvoice -->` marks one that needs it too, and a CosyVoice checkout: it finds a small stand-in, with the files
+that the guides speak of.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,10 +64,19 @@ def run(page: str, examples: list[Block]) -> int:
 
 
 def not_run(block: Block) -> str | None:
-    if block.mark == "audio":
+    if block.mark in ("audio", "cosyvoice"):
         return "audio packages are blocked" if BLOCKED else None
     marked = re.fullmatch(r"not run:\s*(.+)", block.mark or "")
     return marked[1] if marked else None
+
+
+def surroundings(examples: list[Block], folder: Path) -> AbstractContextManager[object]:
+    """What the blocks of a page expect to find."""
+    if all(block.mark != "cosyvoice" for block in examples):
+        return nullcontext()
+    from tests.cosyvoice_world import world
+
+    return world(folder)
 
 
 EXAMPLES = {page.relative_to(ROOT).as_posix(): blocks(page.read_text()) for page in PAGES}
@@ -73,7 +85,7 @@ EXAMPLES = {page.relative_to(ROOT).as_posix(): blocks(page.read_text()) for page
 @pytest.mark.parametrize("page", [page for page, found in EXAMPLES.items() if any(not_run(b) is None for b in found)])
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), surroundings(EXAMPLES[page], tmp_path):
         assert run(page, EXAMPLES[page]) > 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class CausalLM(DecoderOnly):
     ) -> None:
         super().__init__()
         spec = Layout.named(layout) if isinstance(layout, str) else layout
-        self.spec = spec if voice is None else spec.with_voice(voice)
+        self.spec = spec if voice is None else replace(spec, voice=voice)
         self.model, self.tokenizer = pretrained.load(model, tokenizer, dtype)
         self.place = Placement(self.spec, self.tokenizer)
         head = pretrained.head_of(self.model)
@@ -148,8 +149,7 @@ class CausalLM(DecoderOnly):
         """
         if self.tokenizer is None:
             raise Unsupported(f"{type(self).__name__} has no tokenizer: pass tokenizer=")
-        spoken = self.spec.spoken.format(text)
-        return list(self.tokenizer(spoken, add_special_tokens=self.spec.special)["input_ids"])
+        return list(self.tokenizer(self.spec.spoken(text), add_special_tokens=self.spec.special)["input_ids"])
 
     # what other tools call the same things: see Placement
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -31,7 +31,7 @@ class Layout:
         also: tokens that share the head's probability with speech, and are never drawn.
         timbre: as `speech`, of the codes that a timbre is made of; None where the model has none.
         timbre_codes: their number.
-        spoken: how a text is written before it is cut into tokens, for instance "tara: {}".
+        voice: a name that is written before each text, as "tara: ...", for models that have named voices.
         special: does the tokenizer add its own special tokens to a text?
         rate: speech tokens per second.
         source: where the facts come from.
@@ -50,12 +50,13 @@ class Layout:
     also: tuple[int | str, ...] = ()
     timbre: int | str | None = None
     timbre_codes: int = 0
-    spoken: str = "{}"
+    voice: str = ""
     special: bool = False
     rate: float | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", _nested(self.prompt))
         slots = [piece for piece in flattened(self.prompt) if isinstance(piece, str) and piece in SLOTS]
         if slots.count("{text}") != 1 or len(set(slots)) < len(slots):
             raise ValueError(f"layout {self.name!r} needs the slot '{{text}}' once and no slot twice, has {slots}")
@@ -64,17 +65,15 @@ class Layout:
             raise ValueError(f"layout {self.name!r} has unknown slots {typos}; there are {', '.join(SLOTS)}")
         if ("{timbre}" in slots) != (self.timbre is not None and self.timbre_codes > 0):
             raise ValueError(f"layout {self.name!r}: the slot '{{timbre}}', timbre= and timbre_codes= go together")
-        if "{}" not in self.spoken:
-            raise ValueError(f"layout {self.name!r}: spoken={self.spoken!r} has no place {{}} for the text")
 
     @property
     def styled(self) -> bool:
         """Has it a place for the style prefix?"""
         return "{style.speech}" in flattened(self.prompt)
 
-    def with_voice(self, voice: str) -> Layout:
-        """The same layout with the name of a voice before each text."""
-        return replace(self, spoken=f"{voice}: {{}}")
+    def spoken(self, text: str) -> str:
+        """A text as it is written before it is cut into tokens."""
+        return f"{self.voice}: {text}" if self.voice else text
 
     @staticmethod
     def named(name: str) -> Layout:
@@ -129,6 +128,11 @@ def flattened(prompt: Sequence[Piece]) -> list[int | str]:
     return [one for piece in prompt for one in (flattened(piece) if isinstance(piece, tuple) else [piece])]
 
 
+def _nested(pieces: Any) -> tuple[Piece, ...]:
+    """Lists, as YAML has them, are tuples here."""
+    return tuple(_nested(piece) if isinstance(piece, list | tuple) else piece for piece in pieces)
+
+
 def _placed(layout: Layout, prompt: Sequence[Piece], tokenizer: Any) -> Placed:
     placed: Placed = []
     for piece in prompt:
@@ -177,7 +181,7 @@ LAYOUTS = {
             speech=128266,
             codes=7 * 4096,  # SNAC's three books flattened to 7 tokens a frame, each place with a range of its own
             end=128258,
-            spoken="tara: {}",
+            voice="tara",
             special=True,
             rate=82.0,
             source="github.com/canopyai/Orpheus-TTS: orpheus_tts/engine_class.py, decoder.py, pretrain/train.py",

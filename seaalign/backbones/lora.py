@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from seaalign.backbones.weights import is_adapter, plain_name, read_weights
@@ -40,8 +39,8 @@ def add_lora(
             them are relative to.
         r: rank.
         alpha: the update is scaled by alpha / r.
-        dropout: on the input of the update. Above 0 policy and reference are no longer equal at the first step, which
-            `DGSA` refuses.
+        dropout: on the input of the update. Above 0, layers that were trained before score at random in training, and
+            `DGSA` refuses to start from them.
         targets: endings of the names of the linear layers; default: the projections of attention and feed-forward.
         **settings: of `peft.LoraConfig`.
 
@@ -178,15 +177,6 @@ def load_adapters(backbone: nn.Module, folder: str | Path) -> None:
             "belong to a model of another size, or have another rank or other targets"
         )
     peft.set_peft_model_state_dict(host, state)
-
-
-def zeroed(module: nn.Module) -> bool:
-    """Do all LoRA layers add nothing, as right after `add_lora`?"""
-    return all(
-        not bool(torch.count_nonzero(parameter))
-        for name, parameter in module.named_parameters()
-        if "lora_B" in name.split(".") or "lora_embedding_B" in name.split(".")
-    )
 
 
 def _adapter_state(host: nn.Module) -> dict[str, Tensor]:

@@ -98,7 +98,8 @@ def _torch(path: Path, unsafe: bool) -> Any:
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:
     """Copy weights into a module, all of them or none.
 
-    LoRA layers that sit in the module keep theirs; the weights go into the layers below. A name that is missing because
+    Where LoRA layers sit in the module and the weights know nothing of them, they keep theirs, and the weights go into
+    the layers below. A name that is missing because
     its tensor is tied to another one that is there is no fault.
 
     Args:
@@ -117,7 +118,9 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str | Path
         ValueError: five.pt does not fit Linear: weight is (5, 3) in the file and (2, 3) in the model, and ...
     """
     target = module.state_dict(keep_vars=True)
-    wanted = {plain_name(name): value for name, value in target.items() if not is_adapter(name)}
+    wanted = {name: value for name, value in target.items() if isinstance(value, Tensor)}
+    if not any(map(is_adapter, state)):
+        wanted = {plain_name(name): value for name, value in wanted.items() if not is_adapter(name)}
     wrong = [
         f"{name} is {tuple(state[name].shape)} in the file and {tuple(value.shape)} in the model"
         for name, value in wanted.items()

@@ -34,6 +34,8 @@ _PERCENT = {"pass_rate", "error", "repetition"}
 class Critique(Training):
     """`fit` with a checkpoint per iteration in the work folder, from which the same command goes on."""
 
+    called = "tdsc"
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the checkpoints, unless the file has its own."""
         if not isinstance(self.model, TDSC):

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pickle import UnpicklingError
+from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from seaalign.backbones import CausalLM, CosyVoice
+from seaalign.backbones.weights import load_into, read_weights
 from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
 from seaalign.cli.explain import explain, reasons
-from seaalign.data import SpeechData, TextData, TripletData, load_utterances
+from seaalign.data import PairData, SpeechData, TextData, TripletData, load_pairs, load_utterances
 from seaalign.judges import Duration, Intelligibility, Liveliness, Repetition, RoundTrip, SpeakerSimilarity
 from seaalign.judges.transcribers import MMS, ByLanguage, Dolphin, FasterWhisper, Pipeline, SpeechBrain, Whisper
 from seaalign.miniature.lm import TextSpeechLM
-from seaalign.modules import DGSA, SFT, TDSC
+from seaalign.modules import DGSA, DPO, SFT, TDSC
 from seaalign.records import Speech, Utterance
 from seaalign.testing import BackboneError, check_backbone
 
 SHORT = (
-    *(SFT, DGSA, TDSC, SpeechData, TextData, TripletData, TextSpeechLM),
+    *(SFT, DGSA, DPO, TDSC, SpeechData, TextData, TripletData, PairData),
+    *(TextSpeechLM, CausalLM, CosyVoice),
     *(ErosionMonitor, SampleAudio, TemperatureCurriculum),
     *(Intelligibility, Repetition, Duration, SpeakerSimilarity, RoundTrip, Liveliness),
     *(Whisper, FasterWhisper, Dolphin, MMS, SpeechBrain, Pipeline, ByLanguage),
@@ -30,7 +32,17 @@ SHORT = (
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong and what was perhaps meant, without forty lines of usage before it."""
+    """Says what is wrong and what was perhaps meant, without forty lines of usage before it.
+
+    Attributes:
+        called: the command that was typed; commands that do more or less than `fit` take its arguments.
+    """
+
+    called = "fit"
+
+    def format_help(self, formatter: Any = None) -> str:
+        """Of the command that was typed."""
+        return super().format_help(formatter).replace("seaalign [options] fit", f"seaalign {self.called}")  # type: ignore[no-any-return]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2."""
@@ -38,7 +50,7 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         options = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
-        command = parser.prog.replace(" [options]", "")
+        command = parser.prog.replace(" [options]", "").replace("seaalign fit", f"seaalign {self.called}")
         sys.stderr.write(
             f"{command}: error: {explain(message, options, [c.__name__ for c in SHORT])}\nsee `{command} --help`\n"
         )
@@ -46,12 +58,14 @@ class Parser(LightningArgumentParser):
 
 
 class Training(LightningCLI):
-    """`--weights CHECKPOINT` is the one option that LightningCLI lacks: the SFT policy that DGSA starts from."""
+    """`--weights` is the one option that LightningCLI lacks: the SFT policy that DGSA starts from."""
+
+    called = "fit"
 
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
         super().__init__(
             args=list(args),
-            parser_class=Parser,
+            parser_class=type("Parser", (Parser,), {"called": self.called}),
             parser_kwargs={"prog": "seaalign"},
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
@@ -68,7 +82,8 @@ class Training(LightningCLI):
             "--weights",
             type=str | None,
             default=None,
-            help="checkpoint whose weights the model starts from; unlike ckpt_path, only the weights",
+            help="what the model starts from: a checkpoint of `seaalign fit` (its weights alone, unlike ckpt_path), or "
+            "weights as the backbone's own code saves them, such as CosyVoice's llm.pt or a Hugging Face folder",
         )
 
     def instantiate_classes(self) -> None:
@@ -81,38 +96,42 @@ class Training(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Load `--weights`."""
         path = self._get(self.config, "weights")
-        if path is None:
-            return
-        state = _weights(path)
-        try:
-            self.model.load_state_dict(state)
-        except RuntimeError as error:
-            first = "; ".join(line.strip() for line in str(error).splitlines()[:2])
-            sys.exit(f"seaalign: error: {path} does not fit: give the model the class and the sizes it had. {first}")
+        if path is not None:
+            load_weights(self.model.backbone, path)
 
 
-def _weights(path: str) -> dict[str, Any]:
+def load_weights(backbone: Any, path: str) -> None:
+    """Weights of a training run, or of the model in its own format, into a backbone.
+
+    Raises:
+        ValueError: they cannot be read, or do not fit.
+    """
+    native, prefix = Path(path).is_dir(), "backbone."
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(state.get("state_dict", state))
-    # broken or foreign bytes make torch.load fail in all of these ways; AttributeError: a tensor is no checkpoint
-    except (UnpicklingError, RuntimeError, LookupError, EOFError, ValueError, TypeError, AttributeError) as error:
-        first = (str(error) or "it is empty").splitlines()[0]
+        state = {} if native else read_weights(path)
+    except ValueError as error:
         raise ValueError(
-            f"--weights {path} is no checkpoint that could be read ({type(error).__name__}: {first}): give a file that "
-            "`seaalign fit` or torch.save wrote, with tensors alone"
+            f"--weights {path} is no checkpoint that could be read: give a file that `seaalign fit` or torch.save "
+            f"wrote, with tensors alone, or what your model is saved as. {error}"
         ) from error
+    trained = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    if trained:
+        load_into(backbone, trained, f"--weights {path}", "Give the model the class and the sizes that it had.")
+    else:
+        backbone.load(path)  # as upstream code wrote it
 
 
 class Check(Training):
     """Everything that `fit` does, up to the training itself."""
+
+    called = "check"
 
     def fit(self, **kwargs: Any) -> None:
         """Check the contract on the first utterances of the data."""
         backbone = getattr(self.model, "backbone", None)
         if backbone is None or self.datamodule is None:
             sys.exit(f"seaalign check needs a module with a backbone, and data; got {type(self.model).__name__}")
-        utterances = _utterances(self.datamodule)[:4]
+        utterances = _utterances(self.datamodule, backbone)[:4]
         try:
             report = check_backbone(
                 backbone, [item.prompt for item in utterances], Speech.pack([item.tokens for item in utterances])
@@ -124,9 +143,12 @@ class Check(Training):
         print(report)
 
 
-def _utterances(data: Any) -> list[Utterance]:
+def _utterances(data: Any, backbone: Any) -> list[Utterance]:
     if isinstance(data, TripletData):
         return load_utterances(data.source, data.vocab_size)
+    if isinstance(data, PairData):
+        pairs = load_pairs(data.source, data.vocab_size, backbone)
+        return [Utterance(pair.id, pair.prompt, pair.chosen) for pair in pairs]
     data.setup("fit")
     return list(data.train)
 

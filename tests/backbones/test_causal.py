@@ -12,12 +12,12 @@ from seaalign import Prompt, Speech, Style
 from seaalign.testing import check_backbone
 
 transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
+peft = pytest.importorskip("peft", exc_type=ImportError)
 pytestmark = pytest.mark.audio  # not for sound: transformers itself imports torchaudio where it finds it installed
 
 from seaalign.backbones import CausalLM  # noqa: E402
 from seaalign.backbones.layouts import LAYOUTS, Layout  # noqa: E402
-from seaalign.backbones.lora import adapters_off, add_lora, has_adapters, load_adapters, zeroed  # noqa: E402
+from seaalign.backbones.lora import adapters_off, add_lora, has_adapters, load_adapters  # noqa: E402
 from tests.backbones.tiny_hf import CODES, SMALL, model_for, prompts_for, rows, tiny, tokenizer_for  # noqa: E402
 
 FAMILIES = [
@@ -172,12 +172,11 @@ def test_lora_begins_at_the_reference_and_goes_back_to_it():
     prompts, speech = prompts_for(backbone.spec), Speech.pack(rows(12, 8, 5))
     before = backbone(prompts, speech).detach()
     add_lora(backbone, r=4)
-    assert has_adapters(backbone) and zeroed(backbone)
+    assert has_adapters(backbone)
     torch.testing.assert_close(backbone(prompts, speech).detach(), before, atol=0, rtol=0)
     trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in name for name in trained)
     unzeroed(backbone)
-    assert not zeroed(backbone)
     assert float((backbone(prompts, speech) - before).abs().max()) > 0.01
     with adapters_off(backbone), torch.no_grad():
         torch.testing.assert_close(backbone(prompts, speech), before, atol=0, rtol=0)
@@ -341,7 +340,6 @@ def test_layouts_refuse_nonsense():
         ({"prompt": (7,)}, "needs the slot '{text}' once"),
         ({"prompt": ("{text}", "{style.txt}")}, r"unknown slots \['{style.txt}'\]"),
         ({"prompt": ("{text}", "{timbre}")}, "go together"),
-        ({"spoken": "tara: "}, "has no place {} for the text"),
     ):
         with pytest.raises(ValueError, match=match):
             Layout(**{**good, **change})
@@ -361,3 +359,13 @@ def test_texts_go_through_the_layout_s_tokenizer():
 
 def test_tokenizer_of_a_layout_is_what_it_says():
     assert len(tokenizer_for(SMALL["llasa"])) > 256 + CODES
+
+
+def test_float16_that_overflows_says_so():
+    backbone = backbone_for("orpheus").half()
+    prompts, speech = prompts_for(backbone.spec), Speech.pack(rows(5, 3, 4))
+    with torch.no_grad():
+        backbone(prompts, speech)
+        backbone.model.model.layers[0].mlp.down_proj.weight.mul_(3e4)
+    with pytest.raises(ValueError, match=r"log-probs are NaN; the features at row 0, column 0.*float16 ends at 65504"):
+        backbone(prompts, speech)
