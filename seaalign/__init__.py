@@ -75,7 +75,18 @@ if TYPE_CHECKING:
     from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
     from seaalign.data import PairData, SpeechData, TextData, TripletData
     from seaalign.modules import DGSA, DPO, SFT, TDSC
-    from seaalign.records import Candidate, Pair, Prompt, Recording, Sentence, Speech, Style, Triplet, Utterance, Verdict
+    from seaalign.records import (
+        Candidate,
+        Pair,
+        Prompt,
+        Recording,
+        Sentence,
+        Speech,
+        Style,
+        Triplet,
+        Utterance,
+        Verdict,
+    )
     from seaalign.storage import read_triplets, read_utterances, write_triplets, write_utterances
 
 __all__ = [

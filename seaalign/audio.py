@@ -109,7 +109,7 @@ def speaker_encoder(source: str, savedir: str | os.PathLike[str] | None = None, 
     return embed
 
 
-def _soundfile() -> ModuleType:
+def soundfile() -> ModuleType:
     return _door("soundfile", "pip install soundfile")
 
 
@@ -133,7 +133,7 @@ def load(path: str | os.PathLike[str], sample_rate: int | None = None) -> tuple[
     if not source.is_file():
         raise FileNotFoundError(f"no audio file at {source}: check the path or the manifest's root folder")
     try:
-        data, rate = _soundfile().read(source, dtype="float32", always_2d=True)
+        data, rate = soundfile().read(source, dtype="float32", always_2d=True)
     except RuntimeError as error:
         raise ValueError(f"{source} is not readable audio ({error}): convert it to WAV or drop the row") from error
     waveform = torch.from_numpy(data).mean(dim=1)
@@ -189,7 +189,7 @@ def save(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> int:
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            _soundfile().write(file, waveform.clamp(-1, 1).numpy(), rate, format="WAV", subtype="PCM_16")
+            soundfile().write(file, waveform.clamp(-1, 1).numpy(), rate, format="WAV", subtype="PCM_16")
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:

@@ -5,16 +5,21 @@ The contract is in `base`; `decoder`, `step` and `logits` turn a few hooks into 
 
 from seaalign.backbones.base import Backbone, Unsupported
 from seaalign.backbones.causal import CausalLM
+from seaalign.backbones.converter import with_converter
 from seaalign.backbones.cosyvoice import CosyVoice
+from seaalign.backbones.csm import CSM
 from seaalign.backbones.decoder import DecoderOnly
 from seaalign.backbones.layouts import LAYOUTS, Layout
 from seaalign.backbones.logits import LogitsBackbone
 from seaalign.backbones.lora import adapters_off, add_lora
 from seaalign.backbones.snac import snac_books, snac_tokens
 from seaalign.backbones.step import StepBackbone
+from seaalign.backbones.vllm import VLLM
 
 __all__ = [
+    "CSM",
     "LAYOUTS",
+    "VLLM",
     "Backbone",
     "CausalLM",
     "CosyVoice",
@@ -27,4 +32,5 @@ __all__ = [
     "add_lora",
     "snac_books",
     "snac_tokens",
+    "with_converter",
 ]

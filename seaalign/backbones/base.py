@@ -184,3 +184,17 @@ def row_keys(prompts: Sequence[Prompt], n: int, seed: int) -> Tensor:
         base = prompt_key(prompt, seed)
         keys += [content_key([], base + (before * n + i) * 0x2545F4914F6CDD1D) for i in range(n)]
     return torch.tensor(keys, dtype=torch.int64)
+
+
+def check_limits(temperature: Tensor, most: Tensor, least: Tensor) -> None:
+    """Refuse limits that cannot be met, each one per row (B,).
+
+    Raises:
+        ValueError: with the values.
+    """
+    if not bool((temperature.isfinite() & (temperature >= 0)).all()):
+        raise ValueError(f"temperature must be finite and >= 0 (0 = greedy), got {temperature.unique().tolist()}")
+    if not bool(((least <= most) & (most >= 0)).all()):
+        raise ValueError(
+            f"need 0 <= max_len and min_len <= max_len, got {most.unique().tolist()}, {least.unique().tolist()}"
+        )

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from seaalign.backbones import pretrained
@@ -119,21 +118,6 @@ class CausalLM(DecoderOnly):
     def logits(self, features: Tensor) -> Tensor:
         head = pretrained.head_of(self.model)
         return self.place.head(features, head.weight, head.bias)
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        n: int = 1,
-        temperature: float | Tensor = 1.0,
-        top_p: float = 1.0,
-        max_len: int | Tensor = 1024,
-        min_len: int | Tensor = 0,
-        generator: torch.Generator | None = None,
-    ) -> Speech:
-        """See `Backbone.sample`; by the engine where there is one."""
-        if self.engine is None:
-            return super().sample(prompts, n, temperature, top_p, max_len, min_len, generator)
-        return self.engine.sample(self, prompts, n, temperature, top_p, max_len, min_len, generator)  # type: ignore[no-any-return]
 
     def decode(self, speech: Speech, timbres: Sequence[Any]) -> list[Tensor]:
         return (self.codec or super().decode)(speech, timbres)

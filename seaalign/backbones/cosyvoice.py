@@ -77,7 +77,6 @@ class CosyVoice(DecoderOnly):
     ) -> None:
         super().__init__()
         whole = open_folder(model) if isinstance(model, str | Path) else model
-        self.lm: Any
         self.lm, self.sound = parts_of(whole)
         self.engine, self.text_frontend = engine, text_frontend
         frontend = self.sound.frontend if self.sound else None
@@ -95,8 +94,7 @@ class CosyVoice(DecoderOnly):
             allowed_special=getattr(frontend, "allowed_special", "all"),
         )
         self.layout = str(self.unistream)
-        sounds = ("decode" if self.sound else "", "encode" if frontend is not None else "")
-        self.features = frozenset({"style", "timbre", *filter(None, sounds)})
+        self.features = frozenset({"style", "timbre"} | (self.sound.features if self.sound else set()))
         text_head = self.lm.llm.model.lm_head
         if text_head.weight is not self.body.embed_tokens.weight:
             text_head.requires_grad_(False)
@@ -139,14 +137,6 @@ class CosyVoice(DecoderOnly):
 
     def logits(self, features: Tensor) -> Tensor:
         return self.lm.llm_decoder(features)
-
-    def _call_body(
-        self, x: Tensor, mask: Tensor | None, positions: Tensor, cache: Any, use_cache: bool
-    ) -> tuple[Tensor, Any]:
-        self.unistream.check_length(x.shape[1], "prompt and speech take")
-        if torch.is_grad_enabled() and not x.requires_grad:
-            x.requires_grad_()  # else reentrant checkpointing finds no gradient to pass on where LoRA alone is trained
-        return super()._call_body(x, mask, positions, cache, use_cache)
 
     def tokenize(self, text: str) -> list[int]:
         """Text ids, as upstream's inference makes them of one sentence (`text_frontend`).

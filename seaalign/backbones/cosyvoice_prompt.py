@@ -61,18 +61,13 @@ class Unistream:
             ValueError: the model cannot read them; the message names what and why.
         """
         text, style = self._text(prompt), self._style(prompt)
-        self.check_length(
-            2 + len(text) + len(style), f"a prompt with {len(text)} text ids and {len(style)} style tokens takes"
-        )
-        return text, style
-
-    def check_length(self, length: int, what: str) -> None:
-        """Refuse a sequence that is longer than the context."""
+        length = 2 + len(text) + len(style)
         if length > self.context:
             raise ValueError(
-                f"{what} {length} positions, and the model reads {self.context} (max_position_embeddings): shorten it, "
-                "or drop the row"
+                f"a prompt with {len(text)} text ids and {len(style)} style tokens takes {length} positions, and the "
+                f"model reads {self.context} (max_position_embeddings): shorten it, or drop the row"
             )
+        return text, style
 
     def encode(self, text: str) -> list[int]:
         """Text ids of a text, as it is."""

@@ -84,6 +84,7 @@ class Sound:
     def __init__(self, whole: Any) -> None:
         self.model, self.frontend = whole.model, getattr(whole, "frontend", None)
         self.sample_rate = int(whole.sample_rate)
+        self.features = {"decode"} if self.frontend is None else {"decode", "encode"}
 
     def __deepcopy__(self, memo: Any) -> Sound:
         return self  # sessions of onnxruntime cannot be copied

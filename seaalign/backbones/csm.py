@@ -16,6 +16,7 @@ from seaalign.audio import check, resample
 from seaalign.backbones.base import Unsupported, evaluating
 from seaalign.backbones.decoder import DecoderOnly
 from seaalign.backbones.lora import add_lora, load_adapters, merged_state, save_adapters
+from seaalign.backbones.pretrained import checkpoint
 from seaalign.backbones.step import Draw
 from seaalign.backbones.weights import load_into, read_weights
 from seaalign.records import Prompt, Speech
@@ -88,13 +89,13 @@ class CSM(DecoderOnly):
         self.chunk = max(1, 2048 // self.codebooks)  # each frame is K positions of the depth decoder
         self.model.codec_model.requires_grad_(False)
         if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint(self.model)
         children = {name: child for name, child in self.model.named_children() if name != "codec_model"}
         self._host = (CSMWithoutCodec(children),)  # in a tuple: these modules are registered already
         if hasattr(self.model, "peft_config"):  # peft has put layers in before
             self._host[0].peft_config = self.model.peft_config
         if lora is not None:
-            add_lora(self, **lora)
+            add_lora(self, **{"exclude_modules": r"codec_model\..*", **lora})  # for peft, which reads the whole model
 
     @property
     def lora_host(self) -> nn.Module:

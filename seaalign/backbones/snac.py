@@ -36,8 +36,8 @@ def snac_books(tokens: Tensor) -> list[Tensor]:
         frame, place = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"token {7 * frame + place} is {int(frames[frame, place])}, and place {place} of a frame has "
-            f"{BOOK * place}..{BOOK * (place + 1) - 1}: the model lost its place. Reject the candidate, or decode what is "
-            "before"
+            f"{BOOK * place}..{BOOK * (place + 1) - 1}: the model lost its place. Reject the candidate, or "
+            "decode what is before"
         )
     return [codes[:, list(places)].flatten() for places in _BOOKS]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
 
-from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys
+from seaalign.backbones.base import Backbone, Unsupported, check_limits, evaluating, row_keys
 from seaalign.functional.sampling import nucleus, uniforms
 from seaalign.records import Prompt, Speech
 
@@ -32,12 +32,14 @@ class StepBackbone(Backbone):
         codebooks: None for tokens (B, T), K for tokens (B, T, K): then override `frame_score` and `frame_draw`.
         banned: ids that are scored but never drawn.
         chunk: positions that go through the head at once.
+        engine: samples in the place of the loop here where it is not None; see `VLLM`.
     """
 
     eos: int
     codebooks: int | None = None
     banned: tuple[int, ...] = ()
     chunk: int = 2048
+    engine: Any = None
 
     @abstractmethod
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
@@ -175,6 +177,9 @@ class StepBackbone(Backbone):
         generator: torch.Generator | None = None,
     ) -> Speech:
         """See `Backbone.sample`. Each prompt is read once; finished rows leave the batch."""
+        if self.engine is not None:
+            drawn: Speech = self.engine.sample(self, prompts, n, temperature, top_p, max_len, min_len, generator)
+            return drawn
         where = generator.device if generator is not None else "cpu"
         seed = int(torch.randint(1 << 62, (), generator=generator, device=where))
         device, rows = self._device(), len(prompts) * n
@@ -182,7 +187,7 @@ class StepBackbone(Backbone):
             torch.as_tensor(value, dtype=dtype, device=device).expand(rows)
             for value, dtype in ((temperature, torch.float), (max_len, torch.long), (min_len, torch.long))
         ]
-        _check_limits(*limits)
+        check_limits(*limits)
         with evaluating(self):
             feature, state = self.prefill([prompt.to(device) for prompt in prompts])
             owner = torch.arange(len(prompts), device=device).repeat_interleave(n)
@@ -236,12 +241,3 @@ class StepBackbone(Backbone):
             return nucleus(logits, temperature[here], top_p, uniforms(keys[here], step * books + book))
 
         return draw
-
-
-def _check_limits(temperature: Tensor, most: Tensor, least: Tensor) -> None:
-    if not bool((temperature.isfinite() & (temperature >= 0)).all()):
-        raise ValueError(f"temperature must be finite and >= 0 (0 = greedy), got {temperature.unique().tolist()}")
-    if not bool(((least <= most) & (most >= 0)).all()):
-        raise ValueError(
-            f"need 0 <= max_len and min_len <= max_len, got {most.unique().tolist()}, {least.unique().tolist()}"
-        )

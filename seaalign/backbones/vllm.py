@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones import speech_only
-from seaalign.backbones.base import Unsupported, evaluating, row_keys
-from seaalign.backbones.step import _check_limits
+from seaalign.backbones.base import Unsupported, check_limits, evaluating, row_keys
 from seaalign.backbones.vllm_requests import prompt_for, read_answer, requests, room
 from seaalign.backbones.vllm_weights import checkpoint_names, weights_mark, write_weights
 from seaalign.records import Prompt, Speech
@@ -106,7 +105,7 @@ class VLLM:
             torch.as_tensor(value, dtype=dtype).cpu().expand(rows)
             for value, dtype in ((temperature, torch.float), (max_len, torch.long), (min_len, torch.long))
         )
-        _check_limits(heat, most, least)
+        check_limits(heat, most, least)
         _require_served(backbone)
         owner = torch.arange(len(prompts)).repeat_interleave(n)
         with evaluating(backbone):

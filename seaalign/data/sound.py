@@ -43,7 +43,7 @@ def sound_of(recording: Recording) -> tuple[Tensor, int]:
 
 
 def _read(recording: Recording, kept: Path | str | bytes) -> tuple[Tensor, int]:
-    soundfile = audio._soundfile()
+    soundfile = audio.soundfile()
     try:
         with soundfile.SoundFile(io.BytesIO(kept) if isinstance(kept, bytes) else str(kept)) as file:
             first, count = _part(recording, file.samplerate, file.frames)

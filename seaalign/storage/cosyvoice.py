@@ -173,15 +173,16 @@ def _cells(file: Path, wanted: list[str], needed: tuple[str, ...]) -> Iterator[d
             f"{file} is a real tar archive, which CosyVoice's own loader does not read either: make Parquet of it with "
             "its tools/make_parquet_list.py"
         )
-    table = pq.ParquetFile(file)
-    missing = [name for name in needed if name not in table.schema_arrow.names]
-    if missing:
-        raise ValueError(f"{file} lacks the columns {missing}; it has {table.schema_arrow.names}")
-    there = [name for name in wanted if name in table.schema_arrow.names]
-    for batch in table.iter_batches(batch_size=256, columns=there):
-        columns = [_column(name, batch.column(name)) for name in there]
-        for values in zip(*columns, strict=True):
-            yield dict(zip(there, values, strict=True))
+    with pq.ParquetFile(file) as table:
+        names = table.schema_arrow.names
+        missing = [name for name in needed if name not in names]
+        if missing:
+            raise ValueError(f"{file} lacks the columns {missing}; it has {names}")
+        there = [name for name in wanted if name in names]
+        for batch in table.iter_batches(batch_size=256, columns=there):
+            columns = [_column(name, batch.column(name)) for name in there]
+            for values in zip(*columns, strict=True):
+                yield dict(zip(there, values, strict=True))
 
 
 def _column(name: str, column: Any) -> list[Any]:

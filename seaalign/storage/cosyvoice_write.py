@@ -134,7 +134,7 @@ def _row(row: Recording | Pair, originals: Mapping[str, Recording]) -> _Row:
     if recording.start is not None and not isinstance(recording.audio, tuple):
         raise ValueError(
             f"recording {row.id!r} is a part of a file (from {recording.start} s): cut it first, with "
-            "dataclasses.replace(recording, audio=seaalign.data.sound_of(recording), start=None, duration=None)"
+            "dataclasses.replace(recording, audio=seaalign.data.sound.sound_of(recording), start=None, duration=None)"
         )
     if isinstance(row, Pair):
         tokens = {"speech_token": row.chosen, "reject_speech_token": row.rejected}

@@ -101,7 +101,7 @@ def composition(probe: Probe) -> str | None:
 
 def temperature(probe: Probe) -> str | None:
     """Temperature 0 is greedy, whatever the seed, for all rows and for single rows of a batch."""
-    if probe.backbone.sampler != "nucleus":
+    if probe.backbone.sampler.split(" ")[0] != "nucleus":  # "nucleus (vLLM)" too
         return f"the sampler is {probe.backbone.sampler!r}, which may leave the model on purpose"
     name, n, rows = "temperature is ignored", 3, 3 * len(probe.prompts)
     greedy = probe.draw(n=n, temperature=0.0, max_len=8).rows()

@@ -15,14 +15,14 @@ _NAME = "sampled frequencies do not follow the model"
 
 def frequencies(probe: Probe) -> str | None:
     """First tokens come as often as forward says, p > 1e-4; where all ids are known, with heat 0.6 or top_p 0.7 too."""
-    if probe.backbone.sampler != "nucleus":
+    if probe.backbone.sampler.split(" ")[0] != "nucleus":  # "nucleus (vLLM)" too
         return f"the sampler is {probe.backbone.sampler!r}, which may leave the model on purpose"
     heat = torch.tensor([1.0, 0.6]).repeat(probe.draws)
     mixed = probe.draw([probe.shortest], n=len(heat), temperature=heat, max_len=1)
     hot = (heat == 1).to(mixed.tokens.device)
     scores, reason = probe.first
     if scores is None:
-        _compare("temperature 1", *_seen(probe, mixed.select(hot)))
+        _compare("temperature 1", *_seen(probe, mixed.select(hot), mixed.select(~hot)))
         return f"at temperature 1 only: {reason}"
     top = probe.draw([probe.shortest], n=probe.draws, seed=1, top_p=0.7, max_len=1)
     for what, speech, t, top_p in (
@@ -69,13 +69,16 @@ def _listed(probe: Probe, scores: Tensor, speech: Speech, heat: float, top_p: fl
     return torch.bincount(torch.tensor(ids), minlength=len(kept)).double(), kept / kept.sum()
 
 
-def _seen(probe: Probe, speech: Speech) -> tuple[Tensor, Tensor]:
-    """Counts and probabilities of the answers that were drawn, and of the rest in the last cell, float64."""
-    names = [tuple(row.flatten().tolist()) for row in speech.rows()]
-    unique = sorted(set(names))  # the empty answer sorts first
+def _seen(probe: Probe, speech: Speech, others: Speech) -> tuple[Tensor, Tensor]:
+    """Counts and probabilities of the answers that `others` hold, float64; what is in none of them, in the last cell.
+
+    Other draws name the cells: among those that are counted, an answer that was never drawn would have no cell to miss.
+    """
+    names, known = ([tuple(row.flatten().tolist()) for row in s.rows()] for s in (speech, others))
+    unique = sorted(set(known))  # the empty answer sorts first
     place = {name: i for i, name in enumerate(unique)}
-    firsts = [names.index(name) for name in unique]
-    scores = probe.score(speech.select(firsts), [probe.shortest])
+    scores = probe.score(others.select([known.index(name) for name in unique]), [probe.shortest])
     share = scores.double().sum(-1).exp().cpu()
     share = torch.cat([share, (1 - share.sum()).clamp_min(0)[None]])
-    return torch.bincount(torch.tensor([place[name] for name in names]), minlength=len(share)).double(), share
+    cells = torch.tensor([place.get(name, len(unique)) for name in names])
+    return torch.bincount(cells, minlength=len(share)).double(), share

@@ -368,7 +368,11 @@ def test_lora_alone_travels(tmp_path):
     torch.testing.assert_close(again(prompts(), speech), want)
     wrapped = CSM(peft.PeftModel.from_pretrained(built(tiny), tmp_path / "lora"))
     torch.testing.assert_close(wrapped(prompts(), speech), want)
+    assert not has_adapters(wrapped.model.codec_model)
     wrapped.save(tmp_path / "again", adapters_only=True)
+    again = csm()
+    again.load(tmp_path / "again")
+    torch.testing.assert_close(again(prompts(), speech), want)
     with pytest.raises(ValueError, match="has no LoRA layers"):
         csm().save(tmp_path / "none", adapters_only=True)
 

@@ -18,6 +18,9 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft", exc_type=ImportError)
 pytestmark = pytest.mark.audio  # not for sound: transformers itself imports torchaudio where it finds it installed
 
+from tests.backbones.cosyvoice_standin import installed, model_folder  # noqa: E402
+from tests.backbones.test_csm import K as TINY_BOOKS  # noqa: E402
+from tests.backbones.test_csm import tiny as tiny_csm  # noqa: E402
 from tests.backbones.tiny_hf import CODES, TIMBRES, model_for  # noqa: E402
 
 
@@ -44,39 +47,79 @@ class Low(Criterion):
 def causal(name: str, family: str, **settings):
     """Writes a small model to disk, as users have it, and says how a YAML file names it."""
 
-    def write(folder: Path):
+    def write(folder: Path) -> dict:
         model, layout, tokenizer = model_for(name, family)
         for one in (model, tokenizer):
             one.save_pretrained(folder)
         fields = ("name", "prompt", "speech", "codes", "end", "also", "timbre", "timbre_codes")
         spec = json.loads(json.dumps({field: getattr(layout, field) for field in fields}))
-        return {
-            "class_path": "CausalLM",
-            "init_args": {"model": str(folder), "layout": spec, **settings},
-        }, layout.timbre
+        return {"class_path": "CausalLM", "init_args": {"model": str(folder), "layout": spec, **settings}}
 
     return write
 
 
+def cosyvoice(version: int, **settings):
+    def write(folder: Path) -> dict:
+        model_folder(folder, version)
+        if version == 3:
+            settings["instruct"] = [7, 151646]  # ends with <|endofprompt|>
+        return {"class_path": "CosyVoice", "init_args": {"model": str(folder), **settings}}
+
+    return write
+
+
+def csm(folder: Path) -> dict:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tiny_csm(codes=codes_of("CSM")).save_pretrained(folder)
+    return {"class_path": "CSM", "init_args": {"model": str(folder)}}
+
+
+LORA = {"lora": {"r": 8}, "gradient_checkpointing": True}
 CONFIGS = {
     "Llama as Orpheus": causal("orpheus", "Llama"),
     "Qwen2 as Spark-TTS": causal("spark", "Qwen2"),
-    "Qwen2 as Spark-TTS, LoRA": causal("spark", "Qwen2", lora={"r": 8}, gradient_checkpointing=True),
+    "Qwen2 as Spark-TTS, LoRA": causal("spark", "Qwen2", **LORA),
     "Qwen3 as Llasa": causal("llasa", "Qwen3"),
+    "CosyVoice 2": cosyvoice(2),
+    "CosyVoice 2, LoRA": cosyvoice(2, **LORA),
+    "CosyVoice 3": cosyvoice(3),
+    "CSM": csm,
 }
 
 
-def utterances(timbre: bool, count: int = 12) -> list[Utterance]:
-    g = torch.Generator().manual_seed(0)
+def codes_of(name: str) -> int:
+    """Mimi's are a power of two; few, so that a frame of zeros in all books, which is the end, comes by chance."""
+    return 4 if name == "CSM" else CODES
 
-    def ids(size: int, high: int) -> torch.Tensor:
-        return torch.randint(high, (size,), generator=g)
+
+SEPARATE = [name for name in CONFIGS if "Spark" in name or "CosyVoice" in name]
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path_factory):
+    """What CosyVoice models are built by."""
+    with installed(tmp_path_factory.mktemp("checkout")):
+        yield
+
+
+def utterances(name: str, count: int = 12) -> list[Utterance]:
+    """Real speech keeps to the lower half of the codes."""
+    g, books = torch.Generator().manual_seed(0), (TINY_BOOKS,) if name == "CSM" else ()
+    words, codes = 30 if name == "CSM" else 200, codes_of(name)
+
+    def ids(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(high, shape, generator=g)
 
     return [
         Utterance(
             f"u{i}",
-            Prompt(ids(4 + i % 3, 200), Style(ids(3, CODES), ids(3, 200)), ids(2, TIMBRES) if timbre else None),
-            ids(6 + i % 5, CODES // 2),  # real speech keeps to the lower half
+            Prompt(
+                ids(words, 4 + i % 3),
+                Style(1 + ids(codes - 1, 3, *books), ids(words, 3)),
+                ids(TIMBRES, 2) if "Spark" in name else None,
+            ),
+            1 + ids(codes // 2 - 1, 6 + i % 5, *books),
         )
         for i in range(count)
     ]
@@ -101,10 +144,10 @@ def rises(rows: list[dict[str, float]], key: str) -> bool:
     return last > 0 and last > first + 0.02
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if "Spark" in name])
+@pytest.mark.parametrize("name", SEPARATE)
 def test_dgsa(tmp_path, name):
-    backbone, _ = CONFIGS[name](tmp_path / "model")
-    write_utterances(tmp_path / "real.parquet", utterances(timbre=True))
+    backbone = CONFIGS[name](tmp_path / "model")
+    write_utterances(tmp_path / "real.parquet", utterances(name))
     made = {"utterances": str(tmp_path / "real.parquet"), "triplets": str(tmp_path / "t.parquet"), "val_fraction": 0.0}
     module = {"class_path": "DGSA", "init_args": {"alpha": 0.8, "lr": 2e-3, "backbone": backbone}}
     rows = run(tmp_path, module, {"class_path": "TripletData", "init_args": {**made, "max_frames": 200}})
@@ -114,26 +157,27 @@ def test_dgsa(tmp_path, name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_tdsc(tmp_path, name):
-    backbone, timbre = CONFIGS[name](tmp_path / "model")
-    write_utterances(tmp_path / "sft.parquet", utterances(timbre=bool(timbre)))
-    lines = [{"id": f"s{i}", "text": f"text {i}", "ids": [5 + i, 40 + i, 7]} for i in range(24)]
+    backbone = CONFIGS[name](tmp_path / "model")
+    write_utterances(tmp_path / "sft.parquet", utterances(name))
+    lines = [{"id": f"s{i}", "text": f"text {i}", "ids": [5 + i, 2 + i, 7]} for i in range(24)]
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    settings = {"iterations": 1, "max_len": 20, "n": 3, "sft_steps": 4, "dpo_steps": 16, "lr": 1e-3, "batch": 8}
-    judge = [{"class_path": f"{__name__}.Low"}]
+    settings = {"iterations": 1, "max_len": 60 if name == "CSM" else 20, "n": 3, "sft_steps": 4, "dpo_steps": 16, "lr": 1e-3, "batch": 8}
+    judge = [{"class_path": f"{__name__}.Low", "init_args": {"codes": codes_of(name)}}]
     module = {"class_path": "TDSC", "init_args": {"work": str(tmp_path / "w"), "judge": judge, "backbone": backbone}}
     module["init_args"] |= settings
-    data = {"texts": str(tmp_path / "texts.jsonl"), "sft": str(tmp_path / "sft.parquet"), "max_frames": 150}
+    data = {"texts": str(tmp_path / "texts.jsonl"), "sft": str(tmp_path / "sft.parquet"), "max_frames": 300}
     rows = run(tmp_path, module, {"class_path": "TextData", "init_args": data})
     assert sum("train/dpo/rewards/margins" in row for row in rows) == 16
     assert rises(rows, "train/dpo/rewards/margins")
 
 
-def test_dgsa_refuses_a_model_without_a_timbre_of_its_own(tmp_path, capsys):
-    backbone, _ = CONFIGS["Qwen3 as Llasa"](tmp_path / "model")
-    write_utterances(tmp_path / "real.parquet", utterances(timbre=False))
+@pytest.mark.parametrize("name", ["Qwen3 as Llasa", "CSM"])
+def test_dgsa_refuses_a_model_without_a_timbre_of_its_own(tmp_path, capsys, name):
+    backbone = CONFIGS[name](tmp_path / "model")
+    write_utterances(tmp_path / "real.parquet", utterances(name))
     module = {"class_path": "DGSA", "init_args": {"alpha": 0.8, "backbone": backbone}}
     data = {"class_path": "TripletData", "init_args": {"utterances": str(tmp_path / "real.parquet")}}
     data["init_args"]["triplets"] = str(tmp_path / "t.parquet")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"model": module, "data": data}))
     assert cli.main(["fit", "--config", str(tmp_path / "run.yaml")]) == 1
-    assert "CausalLM does not declare ['timbre']" in capsys.readouterr().err.replace("\n", " ")
+    assert "does not declare ['timbre']" in capsys.readouterr().err.replace("\n", " ")
