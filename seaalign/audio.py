@@ -110,6 +110,7 @@ def speaker_encoder(source: str, savedir: str | os.PathLike[str] | None = None, 
 
 
 def soundfile() -> ModuleType:
+    """The package soundfile, or an error that says how to get it."""
     return _door("soundfile", "pip install soundfile")
 
 

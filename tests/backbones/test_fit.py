@@ -161,7 +161,8 @@ def test_tdsc(tmp_path, name):
     write_utterances(tmp_path / "sft.parquet", utterances(name))
     lines = [{"id": f"s{i}", "text": f"text {i}", "ids": [5 + i, 2 + i, 7]} for i in range(24)]
     (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    settings = {"iterations": 1, "max_len": 60 if name == "CSM" else 20, "n": 3, "sft_steps": 4, "dpo_steps": 16, "lr": 1e-3, "batch": 8}
+    longest = 60 if name == "CSM" else 20
+    settings = {"iterations": 1, "max_len": longest, "n": 3, "sft_steps": 4, "dpo_steps": 16, "lr": 1e-3, "batch": 8}
     judge = [{"class_path": f"{__name__}.Low", "init_args": {"codes": codes_of(name)}}]
     module = {"class_path": "TDSC", "init_args": {"work": str(tmp_path / "w"), "judge": judge, "backbone": backbone}}
     module["init_args"] |= settings
