@@ -21,7 +21,7 @@ from seaalign.records import Prompt, Speech
 
 
 class CosyVoice(DecoderOnly):
-    """CosyVoice 2 or 3, as your checkout builds it: nothing is converted, patched or subclassed.
+    """CosyVoice 2 or 3, as your checkout builds it: nothing is converted or subclassed.
 
     The sequence is upstream's unistream layout [sos, text, task_id, speech], always: the 5:15 interleaving that its
     training draws at random would make policy and reference see different sequences. Style on puts the transcript of

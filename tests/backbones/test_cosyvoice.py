@@ -125,6 +125,13 @@ def test_greedy_is_a_plain_loop_without_cache(version):
         assert row.tolist() + [CODES] * ended == said
 
 
+def test_checkouts_before_version_3_have_fewer_names():
+    older = standin.tiny(codes=CODES, text_rows=320)
+    del older.sos, older.eos_token
+    older.sos_eos, older.fill_token = 0, 2
+    assert torch.equal(adapter(model=older)(prompts(), speech()), adapter()(prompts(), speech()))
+
+
 @VERSIONS
 def test_other_special_ids_have_probability_and_are_never_drawn(version):
     backbone = adapter(version)
