@@ -109,6 +109,30 @@ class Backbone(nn.Module):
         )
 
 
+class Engine:
+    """Samples in the place of a backbone's own loop; see `VLLM`.
+
+    Attributes:
+        sampler: the name of the sampling rule, for reports.
+    """
+
+    sampler: str = "engine"
+
+    def sample(
+        self,
+        backbone: Any,
+        prompts: Sequence[Prompt],
+        n: int,
+        temperature: float | Tensor,
+        top_p: float,
+        max_len: int | Tensor,
+        min_len: int | Tensor,
+        generator: torch.Generator | None,
+    ) -> Speech:
+        """As `Backbone.sample`, for this backbone."""
+        raise NotImplementedError
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode and no gradient inside.

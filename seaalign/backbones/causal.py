@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from seaalign.backbones import pretrained
-from seaalign.backbones.base import Unsupported
+from seaalign.backbones.base import Engine, Unsupported
 from seaalign.backbones.decoder import DecoderOnly
 from seaalign.backbones.layouts import Layout
 from seaalign.backbones.lora import add_lora
@@ -58,7 +58,7 @@ class CausalLM(DecoderOnly):
         decode: Decode | None = None,
         encode: Encode | None = None,
         sample_rate: int | None = None,
-        engine: Any = None,
+        engine: Engine | None = None,
         voice: str | None = None,
         lora: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
@@ -75,6 +75,7 @@ class CausalLM(DecoderOnly):
         self.vocab_size = self.eos = self.spec.codes
         self.banned = tuple(range(self.eos + 1, self.eos + 1 + len(self.spec.also)))
         self.context = getattr(self.model.config, "max_position_embeddings", None)
+        self.windowed = pretrained.windowed(self.model.config)
         self.layout = f"{self.spec.name}:{self.place.digest}"
         offered = {"style": self.spec.styled, "timbre": self.spec.timbre_codes, "decode": decode, "encode": encode}
         self.features = frozenset(name for name, there in offered.items() if there)
@@ -82,6 +83,8 @@ class CausalLM(DecoderOnly):
             pretrained.checkpoint(self.model)
         if lora is not None:
             add_lora(self, **lora)
+        # what is loaded comes in eval mode, where neither checkpointing nor dropout is at work
+        self.train(self.model.training or gradient_checkpointing or lora is not None)
 
     @property
     def _embedding(self) -> nn.Embedding:

@@ -23,7 +23,8 @@ from seaalign.backbones.chatterbox_t3 import (
     write_t3,
 )
 from seaalign.backbones.decoder import DecoderOnly
-from seaalign.backbones.lora import add_lora, load_adapters, save_adapters
+from seaalign.backbones.lora import add_lora
+from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.step import Draw
 from seaalign.records import Prompt, Speech, Style
 

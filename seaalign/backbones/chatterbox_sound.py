@@ -21,7 +21,7 @@ from seaalign.backbones.base import Unsupported, evaluating
 
 INSTALL = (
     'pip install --no-deps chatterbox-tts==0.1.7 && pip install "seaalign[hf]" conformer diffusers librosa omegaconf '
-    "pykakasi pyloudnorm resemble-perth s3tokenizer spacy-pkuseg"
+    'pykakasi pyloudnorm resemble-perth s3tokenizer spacy-pkuseg "setuptools<82"'
 )
 LOWEST = 16_000
 """Hz: what the speech tokenizer and the voice encoder hear."""

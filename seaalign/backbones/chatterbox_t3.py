@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seaalign.backbones.lora import merged_state
+from seaalign.backbones.lora_files import merged_state
 from seaalign.backbones.weights import load_into, read_weights
 from seaalign.records import Prompt
 from seaalign.storage.columns import whole_or_nothing
@@ -133,7 +133,8 @@ def write_t3(t3: Any, path: Path) -> None:
     """Write safetensors that upstream's loader reads strictly, LoRA merged in, whole or not at all."""
     from safetensors.torch import save
 
-    state = {name: value for name, value in merged_state(t3).items() if not name.startswith(_COPIES)}
+    parts = {name: part for name, part in t3.named_children() if f"{name}." != _COPIES}
+    state = {f"{name}.{key}": value for name, part in parts.items() for key, value in merged_state(part).items()}
     if t3.is_gpt and _OWN_TABLE not in state:
         state[_OWN_TABLE] = torch.zeros(t3.cfg.vocab_size, t3.dim, dtype=t3.speech_head.weight.dtype)
     with whole_or_nothing(path) as file:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seaalign.backbones.base import Unsupported
+from seaalign.backbones.base import Engine, Unsupported
 from seaalign.backbones.cosyvoice_parts import likely_cause, parts_of, served_weights, version_of, write_weights
 from seaalign.backbones.cosyvoice_prompt import Unistream
 from seaalign.backbones.cosyvoice_sound import check_timbre, open_folder
 from seaalign.backbones.decoder import DecoderOnly
-from seaalign.backbones.lora import add_lora, load_adapters, save_adapters
+from seaalign.backbones.lora import add_lora
+from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.pretrained import checkpoint as checkpoint_activations
 from seaalign.backbones.weights import load_into, read_weights
 from seaalign.records import Prompt, Speech
@@ -71,7 +72,7 @@ class CosyVoice(DecoderOnly):
         instruct: Sequence[int] | str | None = None,
         tokenizer: Any = None,
         text_frontend: bool = True,
-        engine: Any = None,
+        engine: Engine | None = None,
         lora: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -104,6 +105,8 @@ class CosyVoice(DecoderOnly):
             checkpoint_activations(self.body)
         if lora is not None:
             add_lora(self, **lora)
+        # what upstream builds comes in eval mode, where neither checkpointing nor dropout is at work
+        self.train(self.body.training or gradient_checkpointing or lora is not None)
 
     @property
     def body(self) -> Any:  # type: ignore[override]
@@ -183,22 +186,6 @@ class CosyVoice(DecoderOnly):
         if self.sound is None:
             raise Unsupported("timbre() needs CosyVoice's frontend: pass the whole CosyVoice2 or CosyVoice3 object")
         return self.sound.timbre(waveform, sample_rate)
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        n: int = 1,
-        temperature: float | Tensor = 1.0,
-        top_p: float = 1.0,
-        max_len: int | Tensor = 1024,
-        min_len: int | Tensor = 0,
-        generator: torch.Generator | None = None,
-    ) -> Speech:
-        """See `Backbone.sample`; by the `engine` where there is one."""
-        if self.engine is None:
-            return super().sample(prompts, n, temperature, top_p, max_len, min_len, generator)
-        drawn: Speech = self.engine.sample(self, prompts, n, temperature, top_p, max_len, min_len, generator)
-        return drawn
 
     def served_prompt(self, prompt: Prompt) -> dict[str, Tensor]:
         """The prompt for an engine: `prompt_embeds` (L, D)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones.cosyvoice_sound import Sound
-from seaalign.backbones.lora import merged_state
+from seaalign.backbones.lora_files import merged_state
 from seaalign.storage.columns import whole_or_nothing
 
 _ASKED = (
@@ -65,7 +65,7 @@ def write_weights(lm: nn.Module, path: Path) -> None:
 
     Args:
         lm: the language model.
-        path: the file; a folder, or a name without suffix, gets `llm.pt` in it.
+        path: the file; a folder, or a name that does not end like a file of weights, gets `llm.pt` in it.
     """
     copies: dict[Any, Tensor] = {}  # tied tensors stay one in the file
     state = {}
@@ -74,7 +74,8 @@ def write_weights(lm: nn.Module, path: Path) -> None:
         if key not in copies:
             copies[key] = value.to("cpu", copy=True).contiguous()
         state[name] = copies[key]
-    with whole_or_nothing(path if path.suffix and not path.is_dir() else path / "llm.pt") as file:
+    file_name = path.suffix in (".pt", ".pth", ".bin", ".ckpt") and not path.is_dir()
+    with whole_or_nothing(path if file_name else path / "llm.pt") as file:
         torch.save(state, file)
 
 

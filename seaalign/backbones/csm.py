@@ -1,7 +1,4 @@
-"""CSM (Sesame): K Mimi codebooks per frame, the first by a Llama backbone, the others by a depth decoder.
-
-The adapter to follow for models of several codebooks: `frame_score` and `frame_draw` are where they differ.
-"""
+"""CSM (Sesame): K Mimi codebooks a frame; models of several codebooks differ in `frame_score` and `frame_draw`."""
 
 from __future__ import annotations
 
@@ -13,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.audio import check, resample
+from seaalign.backbones import pretrained
 from seaalign.backbones.base import Unsupported, evaluating
-from seaalign.backbones.decoder import DecoderOnly
-from seaalign.backbones.lora import add_lora, load_adapters, merged_state, save_adapters
+from seaalign.backbones.decoder import DecoderOnly, frequencies_kept
+from seaalign.backbones.lora import add_lora
+from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.pretrained import checkpoint
 from seaalign.backbones.step import Draw
 from seaalign.backbones.weights import load_into, read_weights
 from seaalign.records import Prompt, Speech
-from seaalign.storage.columns import whole_folder
 
 
 class CSMWithoutCodec(nn.ModuleDict):
@@ -96,6 +94,8 @@ class CSM(DecoderOnly):
             self._host[0].peft_config = self.model.peft_config
         if lora is not None:
             add_lora(self, **{"exclude_modules": r"codec_model\..*", **lora})  # for peft, which reads the whole model
+        self.train(self.model.training or gradient_checkpointing or lora is not None)  # it comes in eval mode
+        self.model.codec_model.eval()
 
     @property
     def lora_host(self) -> nn.Module:
@@ -219,10 +219,7 @@ class CSM(DecoderOnly):
         """Write a folder that `CsmForConditionalGeneration.from_pretrained` reads, LoRA merged in; or LoRA alone."""
         if adapters_only:
             return save_adapters(self.lora_host, path)
-        with whole_folder(path) as draft:
-            self.model.save_pretrained(str(draft), state_dict=merged_state(self.model))
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(str(draft))
+        pretrained.save(self.model, path, self.tokenizer, adapters_only=False)
 
     def load(self, path: str | Path, unsafe: bool = False) -> None:
         """Load what `save` or `save_pretrained` wrote. The codec stays as it is: the codes are made by this one."""
@@ -233,6 +230,7 @@ class CSM(DecoderOnly):
 
 
 def _loaded(model: Any, tokenizer: Any, dtype: str) -> tuple[Any, Any]:
+    model, tokenizer = (str(one) if isinstance(one, Path) else one for one in (model, tokenizer))
     if isinstance(model, str) or isinstance(tokenizer, str):
         try:
             from transformers import AutoTokenizer, CsmForConditionalGeneration
@@ -240,8 +238,9 @@ def _loaded(model: Any, tokenizer: Any, dtype: str) -> tuple[Any, Any]:
             raise ImportError('CSM by name needs transformers 4.52 or later: pip install "seaalign[hf]"') from error
         if isinstance(model, str):
             model = CsmForConditionalGeneration.from_pretrained(model)
-            for name, child in model.named_children():
-                child.to(torch.float32 if name == "codec_model" else getattr(torch, dtype))
+            with frequencies_kept(model):
+                for name, child in model.named_children():
+                    child.to(torch.float32 if name == "codec_model" else getattr(torch, dtype))
         if isinstance(tokenizer, str):
             tokenizer = AutoTokenizer.from_pretrained(tokenizer)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # out of peft's wrapper

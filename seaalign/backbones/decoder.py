@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -40,6 +41,8 @@ class DecoderOnly(StepBackbone):
     Attributes:
         context: most positions that the body can read, where there is a limit: longer input is refused, and sampling
             is cut there.
+        windowed: does the body attend to a window of cache slots? Then prompts are put to the right of a batch, where
+            slots and positions keep step.
 
     Example:
         See examples/your_own_model.py: a complete adapter in under 60 lines.
@@ -47,6 +50,7 @@ class DecoderOnly(StepBackbone):
 
     body: Callable[..., Any]
     context: int | None = None
+    windowed: bool = False
 
     @abstractmethod
     def embed_prompt(self, prompt: Prompt) -> Tensor:
@@ -80,9 +84,13 @@ class DecoderOnly(StepBackbone):
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, _State]:
         heads = [self.embed_prompt(prompt) for prompt in prompts]
-        x = pad_sequence(heads, batch_first=True)
+        x = pad_sequence(heads, batch_first=True, padding_side="left" if self.windowed else "right")
         self._require_room(x.shape[1], "the prompt")
         length = torch.tensor([len(head) for head in heads], device=x.device)
+        if self.windowed:
+            places = torch.arange(x.shape[1], device=x.device) - (x.shape[1] - length)[:, None]
+            output, cache = self._call_body(x, places >= 0, places.clamp_min(0), None, use_cache=True)
+            return output[:, -1], _State(cache, places >= 0, length, 0)
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         seen = positions < length[:, None]
         output, cache = self._call_body(x, None, positions, None, use_cache=True)
@@ -105,6 +113,11 @@ class DecoderOnly(StepBackbone):
             cache = super().select(cache, rows)
         return _State(cache, seen.index_select(0, rows), length.index_select(0, rows), step)
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DecoderOnly:
+        with frequencies_kept(self):
+            super()._apply(fn, recurse)
+        return self
+
     def room(self, state: _State) -> Tensor | None:
         return None if self.context is None else self.context - state.length
 
@@ -124,6 +137,25 @@ class DecoderOnly(StepBackbone):
             return output[0], output[1]
         new = getattr(output, "cache", None) if "cache" in named else output.past_key_values
         return output.last_hidden_state, new
+
+
+@contextmanager
+def frequencies_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, types of weights may change; those of rotary frequencies do not.
+
+    In 16 bits far positions would be other ones, which no other code that runs the model does.
+    """
+    kept = [
+        (child, name, value)
+        for child in module.modules()
+        for name, value in child._buffers.items()
+        if name.endswith("inv_freq") and value is not None and value.dtype == torch.float32
+    ]
+    yield
+    for child, name, value in kept:
+        moved = child._buffers[name]
+        if moved is not None and moved.dtype != value.dtype:
+            child._buffers[name] = value.to(moved.device)
 
 
 def _cache_name(body: Callable[..., Any]) -> str:

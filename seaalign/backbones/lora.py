@@ -7,20 +7,16 @@ needed for a reference.
 
 from __future__ import annotations
 
-import copy
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
-
-from seaalign.backbones.weights import is_adapter, plain_name, read_weights
-from seaalign.storage.columns import whole_folder
+from torch import nn
 
 _USUAL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_PREFIX = "base_model.model."  # what peft's own files call the model they belong to
+_KEEP_THE_BASE = (True, False, "gaussian", "orthogonal")  # others (PiSSA, OLoRA, ...) write into the weights below
 _Backbone = TypeVar("_Backbone", bound=nn.Module)
 
 
@@ -33,6 +29,8 @@ def add_lora(
     **settings: Any,
 ) -> _Backbone:
     """Put LoRA layers into the held model, in place, and freeze everything else.
+
+    The layers are float32, whatever the type of the model: steps of a small learning rate would be lost in 16 bits.
 
     Args:
         backbone: an adapter. Its `lora_host`, or else the backbone itself, is what the layers go into and what files of
@@ -49,26 +47,53 @@ def add_lora(
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: it has LoRA layers already, or no layer of these names.
+        ValueError: it has LoRA layers already, no layer of these names, or settings under which the model without the
+            layers would not be the reference.
 
     Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
     """
-    peft = _peft()
     host = lora_host(backbone)
     if has_adapters(host):
         raise ValueError(f"{type(host).__name__} has LoRA layers already: load or train these")
-    if settings.get("modules_to_save"):
-        raise ValueError(
-            f"modules_to_save={settings['modules_to_save']}: layers trained whole are part of no reference"
-        )
     linear = sorted({name.rpartition(".")[2] for name, m in host.named_modules() if isinstance(m, nn.Linear)})
     chosen = [name for name in _USUAL if name in linear] if targets is None else list(targets)
     if not chosen:
         raise ValueError(f"no layer is called {', '.join(_USUAL)}: pass targets=[...], of its linear layers {linear}")
-    backbone.requires_grad_(False)
-    config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, **settings)
-    peft.inject_adapter_in_model(config, host)
+    _refuse(host, chosen, settings)
+    config = peft().LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, **settings)
+    inject(backbone, config)
     return backbone
+
+
+def inject(backbone: nn.Module, config: Any) -> None:
+    """Put the layers of a `peft.LoraConfig` into the backbone's host, in float32, and freeze everything else."""
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
+    backbone.requires_grad_(False)
+    host = lora_host(backbone)
+    peft().inject_adapter_in_model(config, host)
+    cast_adapter_dtype(host, "default")
+
+
+def _refuse(host: nn.Module, targets: Sequence[str], settings: dict[str, Any]) -> None:
+    """What would train weights that are no LoRA layer, or change what lies below."""
+    for name in ("modules_to_save", "trainable_token_indices"):
+        if settings.get(name):
+            raise ValueError(f"{name}={settings[name]}: what is trained whole is part of no reference")
+    start = settings.get("init_lora_weights", True)
+    if start not in _KEEP_THE_BASE:
+        raise ValueError(
+            f"init_lora_weights={start!r} changes the weights below the layers, so that the model without them is no "
+            f"longer the reference: use one of {_KEEP_THE_BASE}"
+        )
+    shared = Counter(value.data_ptr() for _, value in host.named_parameters(remove_duplicate=False))
+    for name, module in host.named_modules():
+        if not (name in targets or name.endswith(tuple(f".{target}" for target in targets))):
+            continue
+        if any(shared[value.data_ptr()] > 1 for value in module.parameters(recurse=False)):
+            raise ValueError(f"{name} is tied to another layer, and LoRA would part them: leave it out of targets")
+        if isinstance(host, nn.ModuleDict) and name in host:
+            raise ValueError(f"{name} is used from outside of what LoRA is put into: leave it out of targets")
 
 
 def lora_host(backbone: nn.Module) -> nn.Module:
@@ -78,7 +103,7 @@ def lora_host(backbone: nn.Module) -> nn.Module:
 
 def has_adapters(module: nn.Module) -> bool:
     """Are there LoRA layers (or others of peft) in the module?"""
-    return any(True for _ in _layers(module))
+    return any(True for _ in layers(module))
 
 
 @contextmanager
@@ -88,11 +113,11 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: there is nothing to switch off.
     """
-    layers = [layer for _, layer in _layers(module)]
-    if not layers:
+    found = [layer for _, layer in layers(module)]
+    if not found:
         raise ValueError(f"{type(module).__name__} has no LoRA layers to switch off: call add_lora first")
     asked = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    on = [layer for layer in layers if not layer.disable_adapters]
+    on = [layer for layer in found if not layer.disable_adapters]
     try:
         for layer in on:
             layer.enable_adapters(False)
@@ -104,91 +129,8 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(wanted)
 
 
-def merged_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state_dict under its plain names, with LoRA merged in; the module stays as it is.
-
-    Each layer is merged in a copy of its own, so the extra memory is that of one layer at a time and of the result.
-
-    Args:
-        module: with or without LoRA layers.
-
-    Returns:
-        Tensors by name, detached, on the module's device.
-    """
-    state = {
-        plain_name(name): value.detach()
-        for name, value in module.state_dict().items()
-        if isinstance(value, Tensor) and not is_adapter(name)
-    }
-    for name, layer in _layers(module):
-        if layer.merged:
-            continue
-        merged = copy.deepcopy(layer)
-        merged.merge(safe_merge=True)  # refuses what is not finite
-        for key, value in merged.get_base_layer().state_dict().items():
-            state[f"{name}.{key}" if name else key] = value.detach()
-    return state
-
-
-def save_adapters(host: nn.Module, folder: str | Path) -> None:
-    """Write the LoRA layers alone, as peft does, whole or not at all: `peft.PeftModel.from_pretrained` reads them.
-
-    Args:
-        host: what the layers sit in; see `lora_host`.
-        folder: an existing one is replaced at the last moment.
-
-    Raises:
-        ValueError: there are none.
-    """
-    from safetensors.torch import save_file
-
-    if not has_adapters(host):
-        raise ValueError(f"{type(host).__name__} has no LoRA layers to save: call add_lora first, or save all of it")
-    state = {_PREFIX + name: value.detach().cpu().contiguous() for name, value in _adapter_state(host).items()}
-    with whole_folder(folder) as draft:
-        _config(host).save_pretrained(str(draft))
-        save_file(state, draft / "adapter_model.safetensors", {"format": "pt"})
-
-
-def load_adapters(backbone: nn.Module, folder: str | Path) -> None:
-    """Read LoRA layers that `save_adapters` or peft wrote; where the backbone has none, they are put in first.
-
-    Raises:
-        ValueError: they do not fit; the message names a tensor.
-    """
-    peft = _peft()
-    host = lora_host(backbone)
-    if not has_adapters(host):
-        config = peft.LoraConfig.from_pretrained(str(folder))
-        config.inference_mode = False
-        backbone.requires_grad_(False)
-        peft.inject_adapter_in_model(config, host)
-    state = {name.removeprefix(_PREFIX): value for name, value in read_weights(folder).items()}
-    here = _adapter_state(host)
-    apart = [
-        f"{name} is {tuple(state[name].shape)} in the file and {tuple(here[name].shape)} here"
-        for name in here
-        if name in state and state[name].shape != here[name].shape
-    ]
-    apart += [f"{name} is in one of the two alone" for name in sorted(here.keys() ^ state.keys())]
-    if apart:
-        raise ValueError(
-            f"the LoRA layers in {folder} do not fit {type(host).__name__}: {apart[0]}, {len(apart)} in all. They "
-            "belong to a model of another size, or have another rank or other targets"
-        )
-    peft.set_peft_model_state_dict(host, state)
-
-
-def _adapter_state(host: nn.Module) -> dict[str, Tensor]:
-    # "auto" would ask the hub whether the vocabulary has changed; everything below the layers is frozen
-    return dict(_peft().get_peft_model_state_dict(host, save_embedding_layers=False))
-
-
-def _config(host: nn.Module) -> Any:
-    return next(iter(host.peft_config.values()))  # type: ignore[union-attr, operator]
-
-
-def _layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers of peft in the module, by name."""
     if "peft" not in sys.modules:  # nobody can have put any in
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -198,7 +140,8 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, child
 
 
-def _peft() -> Any:
+def peft() -> Any:
+    """The package, or an error that says how to get it."""
     try:
         import peft
     except ImportError as error:

@@ -14,6 +14,13 @@ from seaalign.backbones.layouts import Layout, walk
 from seaalign.records import Prompt
 
 
+def _plain(piece: Any) -> Any:
+    """Ids as numbers: how a tensor prints depends on settings."""
+    if isinstance(piece, list):
+        return [_plain(one) for one in piece]
+    return piece.tolist() if isinstance(piece, Tensor) else piece
+
+
 class Placement(nn.Module):
     """What a `Layout` means where a tokenizer has given every token its id. Holds ids, no weights.
 
@@ -51,7 +58,7 @@ class Placement(nn.Module):
         first = int(codes[0])
         # consecutive rows of a head can be looked at without copying them
         self.span = slice(first, first + len(codes)) if bool((codes.diff() == 1).all()) else None
-        text = repr((self.prompt, codes.tolist(), ends.tolist(), timbres.tolist()))
+        text = repr((_plain(self.prompt), codes.tolist(), ends.tolist(), timbres.tolist()))
         self.digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     @property

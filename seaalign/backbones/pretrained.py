@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones.base import Unsupported
-from seaalign.backbones.lora import load_adapters, merged_state, save_adapters
+from seaalign.backbones.lora_files import load_adapters, merged_state, save_adapters
 from seaalign.backbones.weights import load_into, read_weights
 from seaalign.storage.columns import whole_folder
 
@@ -17,7 +17,7 @@ from seaalign.storage.columns import whole_folder
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
-def load(model: nn.Module | str, tokenizer: Any, dtype: str) -> tuple[nn.Module, Any]:
+def load(model: nn.Module | str | Path, tokenizer: Any, dtype: str) -> tuple[nn.Module, Any]:
     """The model and the tokenizer, loaded where they are names.
 
     Args:
@@ -29,18 +29,19 @@ def load(model: nn.Module | str, tokenizer: Any, dtype: str) -> tuple[nn.Module,
         ImportError: transformers is not installed.
         ValueError: a type that torch does not have, or a model whose logits are not head times feature.
     """
-    if isinstance(model, str):
+    if isinstance(model, str | Path):
+        model = str(model)
         wanted = getattr(torch, dtype, None)
         if not isinstance(wanted, torch.dtype):
             raise ValueError(f"dtype must name a type of torch, as 'float32' or 'bfloat16', got {dtype!r}")
         classes = _transformers()
         tokenizer = tokenizer if tokenizer is not None else _own_tokenizer(model)
         try:
-            loaded = classes.AutoModelForCausalLM.from_pretrained(model)
+            # not .to(): that would round the rotary frequencies too, which no other code does
+            model = classes.AutoModelForCausalLM.from_pretrained(model, **{_dtype_name(classes): wanted})
         except OSError as error:
             raise ValueError(f"no model could be loaded from {model!r}: {str(error).splitlines()[0]}") from error
-        model = loaded.to(wanted)
-    if isinstance(tokenizer, str):
+    if isinstance(tokenizer, str | Path):
         tokenizer = _transformers().AutoTokenizer.from_pretrained(tokenizer)
     if hasattr(model, "get_base_model"):  # peft's wrapper: its layers sit in the model, which is what we call
         model = model.get_base_model()  # type: ignore[operator]
@@ -53,6 +54,12 @@ def load(model: nn.Module | str, tokenizer: Any, dtype: str) -> tuple[nn.Module,
             "show: write an adapter of your own on DecoderOnly, with that in logits()"
         )
     return model, tokenizer  # type: ignore[return-value]
+
+
+def _dtype_name(classes: Any) -> str:
+    """What `from_pretrained` calls the type of weights: `torch_dtype` until transformers 4.55."""
+    major, minor = (int(part) for part in classes.__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
 
 
 def _own_tokenizer(model: str) -> Any:
@@ -78,6 +85,14 @@ def head_of(model: nn.Module) -> nn.Linear:
     return head  # type: ignore[return-value]
 
 
+def windowed(config: Any) -> bool:
+    """Do some layers attend to a sliding window?"""
+    kinds = getattr(config, "layer_types", None) or ()
+    if kinds:
+        return any("full" not in kind for kind in kinds)
+    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
+
+
 def checkpoint(model: nn.Module) -> None:
     """Gradient checkpointing, without reentry: that form works with frozen embeddings, as under LoRA."""
     # transformers 5 calls the same thing activation checkpointing
@@ -94,15 +109,22 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 def _is_tied(model: nn.Module) -> bool:
     head = model.get_output_embeddings()  # type: ignore[operator]
-    return head is not None and head.weight is model.get_input_embeddings().weight  # type: ignore[operator]
+    return head is not None and head.weight is getattr(model.get_input_embeddings(), "weight", None)  # type: ignore[operator]
 
 
 def save(model: nn.Module, path: str | Path, tokenizer: Any, adapters_only: bool) -> None:
     """Write the model as its own code loads it, whole or not at all; see `CausalLM.save`."""
     if adapters_only:
         return save_adapters(model, path)
+    plain = state(model)
     with whole_folder(path) as draft:
-        model.save_pretrained(str(draft), state_dict=state(model))  # type: ignore[operator]
+        # where transformers has loaded adapters itself, it would write these and no weights
+        flag: Any = getattr(model, "_hf_peft_config_loaded", False)
+        model._hf_peft_config_loaded = False  # type: ignore[assignment]
+        try:
+            model.save_pretrained(str(draft), state_dict=plain)  # type: ignore[operator]
+        finally:
+            model._hf_peft_config_loaded = flag
         if tokenizer is not None:
             tokenizer.save_pretrained(str(draft))
 

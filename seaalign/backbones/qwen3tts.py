@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones import qwen3tts_parts as parts
 from seaalign.backbones.decoder import DecoderOnly
-from seaalign.backbones.lora import add_lora, load_adapters, save_adapters
+from seaalign.backbones.lora import add_lora
+from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.qwen3tts_prompt import ROLE, Channels, Reader
 from seaalign.backbones.step import Draw
 from seaalign.records import Prompt, Speech

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seaalign import audio
 from seaalign.backbones.base import Unsupported
-from seaalign.backbones.lora import merged_state
+from seaalign.backbones.lora_files import merged_state
 from seaalign.backbones.weights import load_into, read_weights
 
 _SPEAKER, _RATE = "speaker_encoder.", 24_000

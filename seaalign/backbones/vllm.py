@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones import speech_only
-from seaalign.backbones.base import Unsupported, check_limits, evaluating, row_keys
+from seaalign.backbones.base import Engine, Unsupported, check_limits, evaluating, row_keys
 from seaalign.backbones.vllm_requests import prompt_for, read_answer, requests, room
 from seaalign.backbones.vllm_weights import checkpoint_names, weights_mark, write_weights
 from seaalign.records import Prompt, Speech
 
 
-class VLLM:
+class VLLM(Engine):
     """Draws the answers of a backbone with vLLM, from the distribution that the built-in loop draws from.
 
     That is the policy over speech codes and end token at each row's temperature, cut to its nucleus, and nothing else:

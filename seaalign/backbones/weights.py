@@ -131,10 +131,30 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str | Path
     strange = [name for name in state if name not in wanted]
     if wrong or missing or strange:
         raise ValueError(_misfit(module, source, wrong, missing, strange, hint, _cause(wanted, state)))
+    _refuse_losses(wanted, state, source)
     with torch.no_grad():
         for name, value in wanted.items():
             if name in state:
                 value.copy_(state[name])
+
+
+def _refuse_losses(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse what would be overwritten or overflow on the way in."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    for name, value in wanted.items():
+        if name not in state or not value.numel():
+            continue
+        twin = first.setdefault((value.data_ptr(), value.shape), name)
+        if twin != name and not torch.equal(state[twin], state[name]):
+            raise ValueError(
+                f"{source} has different weights for {twin} and {name}, which are one tensor in the model: build the "
+                "model without tying them (tie_word_embeddings=False)"
+            )
+        if value.dtype == torch.float16 and float(state[name].abs().max()) > torch.finfo(torch.float16).max:
+            raise ValueError(
+                f"{name} in {source} reaches {float(state[name].abs().max()):.3g}, and float16 ends at 65504: load it "
+                "into bfloat16 or float32"
+            )
 
 
 def _cause(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 VERSION = 1
+_MODEL = {"config.json", "adapter_config.json"}
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -68,10 +69,17 @@ def whole_or_nothing(path: Path) -> Iterator[io.BufferedWriter]:
 
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder that takes its name only once it is complete; on any error the old one stays."""
+    """A folder that takes its name only once it is complete; on any error the old one stays.
+
+    Raises:
+        ValueError: the name is that of a file, or of a folder that holds something else than a model or adapters.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder")
+    inside = list(folder.iterdir()) if folder.exists() else []
+    if inside and (any(path.is_dir() for path in inside) or not {path.name for path in inside} & _MODEL):
+        raise ValueError(f"{folder} holds something else than a model, which would be lost: name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.{kind}") for kind in ("tmp", "old"))
     draft.mkdir()
@@ -80,6 +88,10 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         if folder.exists():
             os.replace(folder, old)
         os.replace(draft, folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -46,8 +46,13 @@ def weights_hash(backbone: nn.Module) -> str:
         >>> weights_hash(a) == weights_hash(b), weights_hash(a) == weights_hash(b.bfloat16())
         (True, False)
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(_without_idle_lora(backbone.state_dict()).items()):
+    digest, whole = hashlib.blake2b(digest_size=16), backbone.state_dict()
+    state = _without_idle_lora(whole)
+    if state is whole:  # what the layers of peft add also depends on a number beside their matrices
+        for name, layer in backbone.named_modules():
+            if hasattr(layer, "merged_adapters") and hasattr(layer, "scaling"):
+                digest.update(f"{name}|{layer.scaling}".encode())
+    for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
             _update(digest, name, value)
         else:  # extra state of some modules; its repr is the best that is stable

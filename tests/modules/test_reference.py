@@ -34,7 +34,7 @@ from tests.toy import Toy, quiet, speech
 
 pytest.importorskip("peft", exc_type=ImportError)  # as when torchaudio does not load
 from seaalign.backbones import CausalLM  # noqa: E402
-from seaalign.backbones.lora import add_lora  # noqa: E402
+from seaalign.backbones.lora import add_lora, inject  # noqa: E402
 from tests.backbones.tiny_hf import CODES, model_for, prompts_for  # noqa: E402
 
 pytestmark = pytest.mark.audio  # not for sound: peft imports transformers, and that imports torchaudio
@@ -376,8 +376,22 @@ class TestFingerprint:
         "settings", [{"use_dora": True}, {"init_lora_weights": False}, {"init_lora_weights": "pissa"}]
     )
     def test_what_is_not_the_base_model_bit_for_bit_is_seen(self, settings):
-        toy = add_lora(Toy(), r=2, targets=["head"], **settings)
+        from peft import LoraConfig
+
+        toy = Toy()
+        inject(toy, LoraConfig(r=2, target_modules=["head"], **settings))  # add_lora refuses some of them
         assert weights_hash(toy) != weights_hash(Toy())
+
+    def test_the_same_matrices_under_another_alpha_are_seen(self):
+        hashes = set()
+        for alpha in (8, 64):
+            toy = add_lora(Toy(), r=2, alpha=alpha, targets=["head"])
+            with torch.no_grad():
+                for name, parameter in toy.named_parameters():
+                    if "lora_" in name:
+                        parameter.fill_(0.5)
+            hashes.add(weights_hash(toy))
+        assert len(hashes) == 2
 
     def test_a_bias_of_its_own_is_seen_once_it_is_not_zero(self):
         toy = add_lora(Toy(), r=2, targets=["head"], lora_bias=True)
