@@ -269,7 +269,7 @@ def test_dgsa_starts_from_the_weights_of_sft(config: Any, tmp_path: Path, capsys
     capsys.readouterr()
     assert seaalign("fit", "--config", aligned, "--weights", folder / "last.ckpt", "--model.backbone.dim=16") == 1
     said = capsys.readouterr().err.splitlines()[-2]
-    assert "last.ckpt does not fit DGSA: backbone." in said and "8) in the file and " in said
+    assert "last.ckpt does not fit TextSpeechLM: " in said and "8) in the file and " in said
     assert seaalign("fit", "--config", aligned, "--weights", "nowhere.ckpt") == 1
     assert "no checkpoint nowhere.ckpt; check the path" in capsys.readouterr().err.splitlines()[-2]
 

@@ -3,8 +3,9 @@
 The contract is in `base`; `decoder`, `step` and `logits` turn a few hooks into it; the ready adapters stand on those.
 """
 
-from seaalign.backbones.base import Backbone, Unsupported
+from seaalign.backbones.base import Backbone, Engine, Unsupported
 from seaalign.backbones.causal import CausalLM
+from seaalign.backbones.chatterbox import Chatterbox
 from seaalign.backbones.converter import with_converter
 from seaalign.backbones.cosyvoice import CosyVoice
 from seaalign.backbones.csm import CSM
@@ -12,6 +13,7 @@ from seaalign.backbones.decoder import DecoderOnly
 from seaalign.backbones.layouts import LAYOUTS, Layout
 from seaalign.backbones.logits import LogitsBackbone
 from seaalign.backbones.lora import adapters_off, add_lora
+from seaalign.backbones.qwen3tts import Qwen3TTS
 from seaalign.backbones.snac import snac_books, snac_tokens
 from seaalign.backbones.step import StepBackbone
 from seaalign.backbones.vllm import VLLM
@@ -22,10 +24,13 @@ __all__ = [
     "VLLM",
     "Backbone",
     "CausalLM",
+    "Chatterbox",
     "CosyVoice",
     "DecoderOnly",
+    "Engine",
     "Layout",
     "LogitsBackbone",
+    "Qwen3TTS",
     "StepBackbone",
     "Unsupported",
     "adapters_off",

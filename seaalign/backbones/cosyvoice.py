@@ -96,11 +96,13 @@ class CosyVoice(DecoderOnly):
         )
         self.layout = str(self.unistream)
         self.features = frozenset({"style", "timbre"} | (self.sound.features if self.sound else set()))
-        text_head = self.lm.llm.model.lm_head
-        if text_head.weight is not self.body.embed_tokens.weight:
-            text_head.requires_grad_(False)
+        if self.lm.llm.model.lm_head.weight is not self.body.embed_tokens.weight:
+            self.lm.llm.model.lm_head.requires_grad_(False)
         if checkpoint is not None:
             self.load(checkpoint)
+        self._ready(lora, gradient_checkpointing)
+
+    def _ready(self, lora: Mapping[str, Any] | None, gradient_checkpointing: bool) -> None:
         if gradient_checkpointing:
             checkpoint_activations(self.body)
         if lora is not None:

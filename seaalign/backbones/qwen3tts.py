@@ -71,7 +71,7 @@ class Qwen3TTS(DecoderOnly):
     def __init__(
         self,
         model: Any,
-        checkpoint: str | Path | None = None,
+        checkpoint: str | None = None,
         language: str = "auto",
         speaker: str | None = None,
         text_first: bool | None = None,
@@ -93,10 +93,10 @@ class Qwen3TTS(DecoderOnly):
         self.vocab_size = self.eos = config.vocab_size - _SPECIAL  # here the end comes right after the codes
         self.score_books, first = score_books, not base if text_first is None else text_first
         self.reader = Reader(self.model, language, speaker, first, role)
-        self.layout = f"qwen3-tts {language.lower()} {speaker or ''} text {'first' if first else 'along'} {score_books}"
-        codec = self.model.speech_tokenizer is not None
-        offered = {"style": base, "timbre": base, "decode": codec, "encode": codec}
-        self.features = frozenset(name for name, there in offered.items() if there)
+        order = f"{'first' if first else 'along'} {score_books} role {list(role)}"
+        self.layout = f"qwen3-tts {language.lower()} {speaker or ''} text {order}"
+        offered = (("style", "timbre") if base else ()) + (("decode", "encode") if self.model.speech_tokenizer else ())
+        self.features = frozenset(offered)
         self.chunk = max(1, 2048 // self.codebooks)  # each frame is K positions of the predictor
         if self.model.speaker_encoder is not None:
             self.model.speaker_encoder.requires_grad_(False)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from seaalign.backbones import CSM, CausalLM, CosyVoice
+from seaalign.backbones import CSM, VLLM, CausalLM, Chatterbox, CosyVoice, Qwen3TTS
 from seaalign.backbones.weights import load_into, read_weights
 from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
 from seaalign.cli.explain import explain, reasons
@@ -23,7 +23,7 @@ from seaalign.testing import BackboneError, check_backbone
 
 SHORT = (
     *(SFT, DGSA, DPO, TDSC, SpeechData, TextData, TripletData, PairData),
-    *(TextSpeechLM, CausalLM, CosyVoice, CSM),
+    *(TextSpeechLM, CausalLM, CosyVoice, CSM, Chatterbox, Qwen3TTS, VLLM),
     *(ErosionMonitor, SampleAudio, TemperatureCurriculum),
     *(Intelligibility, Repetition, Duration, SpeakerSimilarity, RoundTrip, Liveliness),
     *(Whisper, FasterWhisper, Dolphin, MMS, SpeechBrain, Pipeline, ByLanguage),
