@@ -13,7 +13,7 @@ from seaalign import cli, read_utterances
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.audio  # transformers imports torchaudio where it finds it, and the guides read sound
 
-from tests.backbones.cosyvoice_standin import tiny  # noqa: E402
+from tests.backbones.cosyvoice_standin import model_folder, tiny  # noqa: E402
 from tests.cosyvoice_world import world  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,3 +121,20 @@ def test_what_is_missing_is_named(disk, capsys):
     (disk / "odd.yaml").write_text("model:\n  class_path: SFT\n")
     assert seaalign("export", "--config", "odd.yaml", "--output", "no.pt", "--weights", "w.ckpt") == 1
     assert "odd.yaml names no backbone" in capsys.readouterr().err
+
+
+def test_a_checkout_that_is_not_on_the_path_is_told_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model_folder(tmp_path / "pretrained_models" / "CosyVoice2-0.5B")
+    assert seaalign("check", "--config", ROOT / "examples" / "thai_dgsa.yaml", *SMALL) == 1
+    assert "PYTHONPATH" in capsys.readouterr().err
+
+
+def test_export_of_a_lora_run_without_lora_is_told_so(disk, capsys):
+    from seaalign.backbones import CosyVoice, add_lora
+
+    state = add_lora(CosyVoice("pretrained_models/CosyVoice2-0.5B"), r=2).state_dict()
+    torch.save({"state_dict": {f"backbone.{name}": value for name, value in state.items()}}, "lora.ckpt")
+    config = ROOT / "examples" / "thai_dgsa.yaml"
+    assert seaalign("export", "--config", config, "--weights", "lora.ckpt", "--output", "no.pt") == 1
+    assert "lora.ckpt was trained with LoRA, and the backbone of this file has none" in capsys.readouterr().err

@@ -71,7 +71,7 @@ class DecoderOnly(StepBackbone):
             [torch.cat([heads[p], tail.to(heads[p].dtype)]) for p, tail in zip(owners, tails, strict=True)],
             batch_first=True,
         )
-        self._require_room(x.shape[1], "prompt and speech")
+        self._require_room(x.shape[1], "prompt and speech take")
         if torch.is_grad_enabled() and not x.requires_grad and any(p.requires_grad for p in self.parameters()):
             x.requires_grad_()  # under frozen embeddings, as with LoRA, reentrant checkpointing drops the gradient
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
@@ -85,7 +85,7 @@ class DecoderOnly(StepBackbone):
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, _State]:
         heads = [self.embed_prompt(prompt) for prompt in prompts]
         x = pad_sequence(heads, batch_first=True, padding_side="left" if self.windowed else "right")
-        self._require_room(x.shape[1], "the prompt")
+        self._require_room(x.shape[1], "the prompt takes")
         length = torch.tensor([len(head) for head in heads], device=x.device)
         if self.windowed:
             places = torch.arange(x.shape[1], device=x.device) - (x.shape[1] - length)[:, None]
@@ -124,7 +124,7 @@ class DecoderOnly(StepBackbone):
     def _require_room(self, size: int, what: str) -> None:
         if self.context is not None and size > self.context:
             raise ValueError(
-                f"{what} take {size} positions, {type(self).__name__} can read {self.context}: shorten the style "
+                f"{what} {size} positions, {type(self).__name__} can read {self.context}: shorten the style "
                 "recording or the text, or leave the row out"
             )
 

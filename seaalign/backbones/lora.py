@@ -7,6 +7,7 @@ needed for a reference.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from torch import nn
 
 _USUAL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _KEEP_THE_BASE = (True, False, "gaussian", "orthogonal")  # others (PiSSA, OLoRA, ...) write into the weights below
+_OURS = {"lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets", "rank": "r"}
 _Backbone = TypeVar("_Backbone", bound=nn.Module)
 
 
@@ -77,6 +79,11 @@ def inject(backbone: nn.Module, config: Any) -> None:
 
 def _refuse(host: nn.Module, targets: Sequence[str], settings: dict[str, Any]) -> None:
     """What would train weights that are no LoRA layer, or change what lies below."""
+    known = set(inspect.signature(peft().LoraConfig).parameters) - _OURS.keys()
+    strange = {name: _OURS.get(name) for name in settings if name not in known}
+    if strange:
+        meant = ", ".join(f"{name} (here {ours})" if ours else name for name, ours in strange.items())
+        raise ValueError(f"lora takes r, alpha, dropout, targets, and other settings of peft.LoraConfig; not {meant}")
     for name in ("modules_to_save", "trainable_token_indices"):
         if settings.get(name):
             raise ValueError(f"{name}={settings[name]}: what is trained whole is part of no reference")

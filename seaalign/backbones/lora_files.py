@@ -73,6 +73,8 @@ def save_adapters(host: nn.Module, folder: str | Path) -> None:
 
     if not has_adapters(host):
         raise ValueError(f"{type(host).__name__} has no LoRA layers to save: call add_lora first, or save all of it")
+    if Path(folder).suffix in (".pt", ".bin", ".safetensors"):
+        raise ValueError(f"LoRA layers are a folder of two files, and {folder} is named like one file: name a folder")
     state = {_PREFIX + name: value.detach().cpu().contiguous() for name, value in _state(host).items()}
     with whole_folder(folder) as draft:
         _config(host).save_pretrained(str(draft))

@@ -89,6 +89,11 @@ class Placement(nn.Module):
         Raises:
             ValueError: style or timbre lack what the layout needs.
         """
+        if prompt.style is not None and not self.layout.styled:
+            raise ValueError(
+                f"layout {self.layout.name!r} has no place for a style prefix: pass prompt.plain(), or prepare the "
+                "data without references"
+            )
         pieces = walk(self.prompt, prompt.style is not None)
         parts = [piece if isinstance(piece, Tensor) else self._slot(piece, prompt) for piece in pieces]
         return torch.cat([part.to(self.codes.device) for part in parts])

@@ -30,6 +30,10 @@ def load(model: nn.Module | str | Path, tokenizer: Any, dtype: str) -> tuple[nn.
         ValueError: a type that torch does not have, or a model whose logits are not head times feature.
     """
     if isinstance(model, str | Path):
+        if (Path(model) / "adapter_config.json").is_file():
+            raise ValueError(
+                f"{model} holds LoRA layers alone: give the model below as model=, then load({str(model)!r})"
+            )
         model = str(model)
         wanted = getattr(torch, dtype, None)
         if not isinstance(wanted, torch.dtype):
@@ -43,6 +47,8 @@ def load(model: nn.Module | str | Path, tokenizer: Any, dtype: str) -> tuple[nn.
             raise ValueError(f"no model could be loaded from {model!r}: {str(error).splitlines()[0]}") from error
     if isinstance(tokenizer, str | Path):
         tokenizer = _transformers().AutoTokenizer.from_pretrained(tokenizer)
+    if any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values()):
+        raise ValueError("prompt tuning of peft puts vectors before the ids, which a layout knows nothing of: use LoRA")
     if hasattr(model, "get_base_model"):  # peft's wrapper: its layers sit in the model, which is what we call
         model = model.get_base_model()  # type: ignore[operator]
     config = getattr(model, "config", None)
@@ -80,7 +86,8 @@ def head_of(model: nn.Module) -> nn.Linear:
     if not plain:
         raise Unsupported(
             f"the head of {type(model).__name__} is {type(head).__name__}, and rows can only be taken from a plain "
-            "linear layer: leave it out of quantisation and of LoRA's targets, or write an adapter on DecoderOnly"
+            "linear layer: leave it out of quantisation and of LoRA's targets, merge what peft trained whole "
+            "(model.merge_and_unload()), or write an adapter on DecoderOnly"
         )
     return head  # type: ignore[return-value]
 

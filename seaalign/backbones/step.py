@@ -126,7 +126,7 @@ class StepBackbone(Backbone):
         speech = Speech(tokens, speech.lengths, speech.ended, speech.prompt)
         features = self.hidden([prompt.to(mask.device) for prompt in prompts], speech)[mask]
         scores = self._score(features, frames[mask])
-        self._refuse_nan(scores, features, mask)
+        self._refuse_overflow(scores, features, mask)
         return torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_scatter(mask, scores)
 
     def _refuse_strange_ids(self, speech: Speech, real: Tensor) -> None:
@@ -141,19 +141,18 @@ class StepBackbone(Backbone):
                 "stored (Speech.ended says whether a row ended); strip it, or check the tokenizer"
             )
 
-    def _refuse_nan(self, scores: Tensor, features: Tensor, mask: Tensor) -> None:
-        lost = scores.detach().isnan()
-        if not bool(lost.any()):
+    def _refuse_overflow(self, scores: Tensor, features: Tensor, mask: Tensor) -> None:
+        """NaN of half-precision weights, by its name; under autocast the Trainer's gradient scaler looks after it."""
+        if features.dtype != torch.float16 or torch.is_autocast_enabled(features.device.type):
             return
-        row, column = mask.nonzero()[lost][0].tolist()
-        odd = not bool(features.detach()[lost][0].isfinite().all())
-        where = f"{'the features' if odd else 'the logits'} at row {row}, column {column} are not finite"
-        cause = "the weights, or what they were asked"
-        if features.dtype == torch.float16:
-            cause = f"float16 ends at {torch.finfo(torch.float16).max:.0f} and overflowed: use bfloat16 or float32"
-        raise ValueError(
-            f"{int(lost.sum())} of {len(lost)} log-probs are NaN; {where} ({features.dtype}). Cause: {cause}"
-        )
+        lost = scores.detach().isnan()
+        if bool(lost.any()):
+            row, column = mask.nonzero()[lost][0].tolist()
+            odd = "the logits" if bool(features.detach()[lost][0].isfinite().all()) else "the features"
+            raise ValueError(
+                f"{int(lost.sum())} of {len(lost)} log-probs are NaN; {odd} at row {row}, column {column} are not "
+                f"finite: float16 ends at {torch.finfo(torch.float16).max:.0f} and overflowed; use bfloat16 or float32"
+            )
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
         if len(features) <= self.chunk:

@@ -163,6 +163,8 @@ def _cause(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
         for name, value in wanted.items()
         if name in state and state[name].shape != value.shape
     ]
+    if any(name.startswith("backbone.") for name in state):
+        return "It is a checkpoint of `seaalign fit`: give it as --weights, or write it out by `seaalign export`."
     if not apart:
         return "They are weights of another class, or carry another prefix."
     rows_only = all(len(a) == len(b) and a[1:] == b[1:] for a, b in apart)

@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from seaalign.backbones import Backbone
-from seaalign.cli.explain import reasons
+from seaalign.cli.explain import told
 from seaalign.cli.training import Parser
 
 
@@ -42,7 +42,7 @@ def parsed(
     try:
         return given, parser.instantiate(given).backbone
     except ValueError as error:
-        raise ValueError(reasons(str(error))) from error
+        raise ValueError(told(error)) from error
 
 
 def _written(path: Path) -> dict[str, Any]:

@@ -64,6 +64,20 @@ def reasons(message: str) -> str:
     return "; ".join(dict.fromkeys(told)) or message.partition("\nGiven value")[0]
 
 
+def told(error: BaseException) -> str:
+    """What was said first: a package that is missing, or else what the class itself said.
+
+    Args:
+        error: the last of a chain.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ImportError):
+            return str(link)
+        link = link.__cause__ or link.__context__
+    return reasons(str(error))
+
+
 def near(name: str, known: Sequence[str]) -> str:
     """`; did you mean ...?`, or a full stop."""
     matches = get_close_matches(name, known, n=1)

@@ -13,7 +13,9 @@ from seaalign.cli.training import load_weights
 
 def _options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--weights", type=str, required=True, help="checkpoint of the training")
-    parser.add_argument("--output", type=str, required=True, help="file or folder: what the model's own code loads")
+    parser.add_argument(
+        "--output", type=str, required=True, help="CosyVoice: a file such as llm.pt; others, and LoRA layers: a folder"
+    )
     parser.add_argument(
         "--adapters_only", type=bool, default=False, help="write the LoRA layers alone, as peft does, not merged"
     )

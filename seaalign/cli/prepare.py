@@ -50,7 +50,12 @@ References = Literal["speaker", "self", "none"]
 
 def _options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--format", type=Format, required=True, help="what the corpus is; cosyvoice: a data.list")
-    parser.add_argument("--input", type=str, required=True, help="the corpus: the file or folder that this format has")
+    parser.add_argument(
+        "--input",
+        type=str,
+        required=True,
+        help="cosyvoice: data.list; nemo: the manifest; common_voice: the .tsv; others: the folder",
+    )
     parser.add_argument("--output", type=str, required=True, help="Parquet file to write")
     parser.add_argument(
         "--references",

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from seaalign.backbones import CSM, VLLM, CausalLM, Chatterbox, CosyVoice, Qwen3TTS
-from seaalign.backbones.weights import load_into, read_weights
+from seaalign.backbones.lora import has_adapters
+from seaalign.backbones.weights import is_adapter, load_into, read_weights
 from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
-from seaalign.cli.explain import explain, reasons
+from seaalign.cli.explain import explain, told
 from seaalign.data import PairData, SpeechData, TextData, TripletData, load_pairs, load_utterances
 from seaalign.judges import Duration, Intelligibility, Liveliness, Repetition, RoundTrip, SpeakerSimilarity
 from seaalign.judges.transcribers import MMS, ByLanguage, Dolphin, FasterWhisper, Pipeline, SpeechBrain, Whisper
@@ -91,7 +92,7 @@ class Training(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise ValueError(reasons(str(error))) from error
+            raise ValueError(told(error)) from error
 
     def after_instantiate_classes(self) -> None:
         """Load `--weights`."""
@@ -114,6 +115,11 @@ def load_weights(backbone: Any, path: str) -> None:
             f"--weights {path} is no checkpoint that could be read: give a file that `seaalign fit` or torch.save "
             f"wrote, with tensors alone, or what your model is saved as. {error}"
         ) from error
+    if any(map(is_adapter, state)) and not has_adapters(backbone):
+        raise ValueError(
+            f"--weights {path} was trained with LoRA, and the backbone of this file has none: take the file of that "
+            "run, or give the backbone the same lora="
+        )
     trained = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
     if trained:
         load_into(backbone, trained, f"--weights {path}", "Give the model the class and the sizes that it had.")

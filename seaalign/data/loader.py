@@ -89,6 +89,16 @@ class FrameDataModule(L.LightningDataModule):
         self._training: Any = None
         self._resume: dict[str, int] | None = None
 
+    def prepare_data(self) -> None:
+        """Refuse a module that trains on something else, before hours are spent on its data."""
+        module = getattr(self.trainer, "lightning_module", None)
+        wanted = getattr(module, "trains_on", None)
+        if wanted is not None and not isinstance(self, wanted):
+            raise TypeError(
+                f"{type(module).__name__} trains on {wanted.__name__}, not on {type(self).__name__}: triplets are for "
+                "DGSA, pairs for DPO, utterances for SFT"
+            )
+
     def loader(
         self, frames: list[int], max_frames: int, seed: int, collate: Callable[[list[int], int], _Batch], training: bool
     ) -> FrameLoader[_Batch]:

@@ -114,6 +114,7 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
 
     def prepare_data(self) -> None:
         """Make the file where it is missing; Lightning calls this on process 0 alone and lets the others wait."""
+        super().prepare_data()
         if self.trainer is None:
             return
         backbone = self._backbone()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import TripletBatch
+from seaalign.data.triplets import TripletData
 from seaalign.functional.likelihood import sequence_logp
 from seaalign.modules.averages import global_mean
 from seaalign.modules.losses import pair_objective, policy_and_reference
@@ -65,6 +66,8 @@ class DGSA(L.LightningModule):
 
     Source: Geng et al. 2026, eq. 8-14.
     """
+
+    trains_on = TripletData
 
     def __init__(
         self,

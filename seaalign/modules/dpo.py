@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import PairBatch
+from seaalign.data.pairs import PairData
 from seaalign.modules.losses import pair_objective, policy_and_reference, preference_loss
 from seaalign.modules.objectives import check_start
 from seaalign.modules.optimizer import Schedule, adamw
@@ -51,6 +52,8 @@ class DPO(L.LightningModule):
         >>> from seaalign.data.pairs import PairData
         >>> # Trainer(max_steps=500).fit(DPO(backbone), PairData("pairs.parquet", scored="scored.parquet"))
     """
+
+    trains_on = PairData
 
     def __init__(
         self,

@@ -27,7 +27,10 @@ def adamw(
     """
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not wanted:
-        raise ValueError("no parameter of the backbone asks for a gradient: unfreeze some, or add adapters")
+        raise ValueError(
+            "no parameter of the backbone asks for a gradient: unfreeze some, add LoRA, or load peft's layers with "
+            "is_trainable=True"
+        )
     if schedule not in ("constant", "cosine"):
         raise ValueError(f"schedule must be 'constant' or 'cosine', got {schedule!r}")
     _warn_of_lost_steps(wanted, lr)

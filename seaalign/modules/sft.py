@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import SpeechBatch
+from seaalign.data.speech import SpeechData
 from seaalign.modules.losses import likelihood_loss
 from seaalign.modules.optimizer import Schedule, adamw
 
@@ -35,6 +36,8 @@ class SFT(L.LightningModule):
         >>> from seaalign import SpeechData
         >>> # Trainer(max_steps=1000).fit(SFT(backbone), SpeechData("real.parquet"))
     """
+
+    trains_on = SpeechData
 
     def __init__(
         self,

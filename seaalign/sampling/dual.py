@@ -140,7 +140,7 @@ def say(
 def _prompts(utterances: Sequence[Utterance], pairing: Pairing, seed: int) -> list[Prompt]:
     bare = [utterance.id for utterance in utterances if utterance.prompt.style is None]
     if bare:
-        needed = "give each the style of its own reference recording"
+        needed = "give each the style of another recording of its speaker (see data.prepare)"
         raise ValueError(f"{len(bare)} utterances have no style prefix, first {bare[:3]}: {needed}")
     if pairing not in ("paired", "shuffled"):
         raise ValueError(f"pairing must be 'paired' or 'shuffled', got {pairing!r}")

@@ -110,6 +110,9 @@ def _table(rows: Sequence[Recording | Pair], originals: Mapping[str, Recording],
             f"{len(mute)} of {len(table)} rows have no audio, which upstream's loader opens in every row: first "
             f"{mute[:3]}. Decode their tokens and pass the sound as audio=(samples, rate), or pass silence=True"
         )
+    styled = sum(row.prompt.style is not None for row in rows if isinstance(row, Pair))
+    if styled:
+        warnings.warn(f"{styled} of {len(table)} pairs have a style prefix, which the format cannot hold", stacklevel=3)
     cut = sum(not all(row.ended) for row in rows if isinstance(row, Pair))
     if cut:
         warnings.warn(

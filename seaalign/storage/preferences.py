@@ -152,6 +152,7 @@ def read_preferences(
         >>> read_preferences(rows)[0].rejected
         tensor([1, 1, 1])
     """
+    tokenizer = getattr(backbone, "tokenizer", None) if tokenizer is None else tokenizer
     if isinstance(source, Mapping):
         raise TypeError(f"got splits {sorted(source)}: pass one of them, as source['train']")
     name = str(source) if isinstance(source, str | Path) else "preference table"

@@ -299,7 +299,7 @@ def test_prompts_that_do_not_fit_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match=match):
             spark([prompt], speech)
-    with pytest.raises(ValueError, match="the prompt take"):
+    with pytest.raises(ValueError, match="the prompt takes"):
         spark.sample([Prompt([5] * 300, None, voice)], max_len=3)
 
 
@@ -466,3 +466,25 @@ def test_checkpointing_is_at_work_in_a_model_that_was_loaded(tmp_path, checkpoin
     backbone.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     backbone(prompts_for(backbone.spec), Speech.pack(rows(5, 3, 4))).sum().backward()
     assert len(passes) == 1 + checkpointing  # the second one recomputes what was not kept
+
+
+def test_peft_s_own_names_and_kinds_are_told_apart(tmp_path):
+    for settings, match in (
+        ({"lora_alpha": 16}, r"not lora_alpha \(here alpha\)"),
+        ({"rank": 8}, r"not rank \(here r\)"),
+        ({"nonsense": 1}, "not nonsense"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            add_lora(backbone_for("orpheus"), **settings)
+    model, layout, tokenizer = model_for("spark", "Qwen2")
+    tuned = peft.get_peft_model(model, peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match="prompt tuning of peft puts vectors before the ids"):
+        CausalLM(tuned, layout, tokenizer)
+    made = add_lora(backbone_for("spark", "Qwen2"))
+    with pytest.raises(ValueError, match="is named like one file: name a folder"):
+        made.save(tmp_path / "lora.pt", adapters_only=True)
+    made.save(tmp_path / "lora", adapters_only=True)
+    with pytest.raises(ValueError, match="holds LoRA layers alone: give the model below"):
+        CausalLM(str(tmp_path / "lora"), layout, tokenizer)
+    with pytest.raises(ValueError, match="has no place for a style prefix: pass prompt.plain"):
+        backbone_for("orpheus")([Prompt([5], Style([1]))], Speech.pack([[1]]))

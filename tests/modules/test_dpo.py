@@ -179,3 +179,19 @@ def test_bf16_mixed_starts_at_its_reference(tmp_path):
     trainer.fit(DPO(Toy()), data)
     assert data.metadata["precision"] == "bf16-mixed"
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(BIT, abs=2e-3)
+
+
+def test_the_wrong_data_is_refused_before_work_is_done_on_it(tmp_path):
+    from seaalign import DGSA, SFT, PairData, SpeechData
+    from tests.toy import Toy, quiet, speech
+
+    pairs = [Pair(u.id, u.prompt, u.tokens, u.tokens.flip(0)) for u in speech(4)]
+    data = PairData(pairs, scored=tmp_path / "scored.parquet")
+    for module, given, match in (
+        (DGSA(Toy(), alpha=0.8), data, "DGSA trains on TripletData, not on PairData"),
+        (SFT(Toy()), data, "SFT trains on SpeechData, not on PairData"),
+        (DPO(Toy()), SpeechData(speech(4)), "DPO trains on PairData, not on SpeechData"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            quiet(max_steps=1).fit(module, given)
+    assert not (tmp_path / "scored.parquet").exists()

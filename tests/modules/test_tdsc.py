@@ -347,7 +347,7 @@ def test_wrong_settings(tmp_path, policy):
             TDSC(policy, judge(), tmp_path, **wrong)
     with pytest.raises(ValueError, match="instead of accumulate_grad_batches"):
         quiet(accumulate_grad_batches=2).fit(module(policy, tmp_path), data())
-    with pytest.raises(ValueError, match="TextData is trained on by TDSC, not by SFT"):
+    with pytest.raises(TypeError, match="SFT trains on SpeechData, not on TextData"):
         quiet().fit(SFT(policy), data())
 
 
