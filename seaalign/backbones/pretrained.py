@@ -43,7 +43,7 @@ def load(model: nn.Module | str | Path, tokenizer: Any, dtype: str) -> tuple[nn.
         try:
             # not .to(): that would round the rotary frequencies too, which no other code does
             model = classes.AutoModelForCausalLM.from_pretrained(model, **{_dtype_name(classes): wanted})
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name that cannot be one is the latter in older releases
             raise ValueError(f"no model could be loaded from {model!r}: {str(error).splitlines()[0]}") from error
     if isinstance(tokenizer, str | Path):
         tokenizer = _transformers().AutoTokenizer.from_pretrained(tokenizer)
