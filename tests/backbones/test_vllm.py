@@ -464,9 +464,9 @@ def test_too_many_ids_for_the_newer_runner(fake, tmp_path):
     backbone = CausalLM(lm, WIDE, engine=VLLM(fake(str(tmp_path), newer_runner=True)))
     message = r"1101 of 2400 ids .* logits_processors=\['seaalign.backbones.speech_only:SpeechOnly'\]"
     with pytest.raises(ValueError, match=message):
-        backbone.sample(PROMPTS, max_len=3)
+        backbone.sample([prompt.plain() for prompt in PROMPTS], max_len=3)
     backbone.engine = VLLM({"model": str(tmp_path), "newer_runner": True})
-    backbone.sample(PROMPTS, max_len=3)
+    backbone.sample([prompt.plain() for prompt in PROMPTS], max_len=3)
 
 
 def test_speech_only_keeps_rows_apart(fake):
