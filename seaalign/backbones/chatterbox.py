@@ -25,6 +25,7 @@ from seaalign.backbones.chatterbox_t3 import (
 from seaalign.backbones.decoder import DecoderOnly
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.lora_files import load_adapters, save_adapters
+from seaalign.backbones.pretrained import checkpoint as checkpoint_activations
 from seaalign.backbones.step import Draw
 from seaalign.records import Prompt, Speech, Style
 
@@ -108,7 +109,7 @@ class Chatterbox(DecoderOnly):
         if checkpoint is not None:
             self.load(Path(checkpoint))
         if gradient_checkpointing:
-            t3.tfmr.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(t3.tfmr)
         if lora is not None:
             gpt2 = {"targets": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True} if t3.is_gpt else {}
             add_lora(self, **{**gpt2, **lora})

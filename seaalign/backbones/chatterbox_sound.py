@@ -8,8 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from seaalign import audio
 from seaalign.backbones.base import Unsupported, evaluating
+from seaalign.backbones.sound import steady
 
 INSTALL = (
     'pip install --no-deps chatterbox-tts==0.1.7 && pip install "seaalign[hf]" conformer diffusers librosa omegaconf '
@@ -54,7 +54,7 @@ def open_folder(folder: str | os.PathLike[str], multilingual: bool) -> Any:
         maker = getattr(importlib.import_module(module), kind)
     except ImportError as error:
         raise ImportError(f"{folder} is read by Chatterbox's own code, which fails ({error}): {INSTALL}") from error
-    with _steady(torch.device("cpu")):  # building draws random weights that are then overwritten
+    with steady(torch.device("cpu")):  # building draws random weights that are then overwritten
         return maker.from_local(str(folder), "cpu")
 
 
@@ -102,7 +102,7 @@ class ChatterboxSound:
         ref = {f"prompt_{name}": timbre[name].detach()[None].to(s3gen.device) for name in ("token", "feat")}
         length = torch.tensor([ref["prompt_token"].shape[1]], device=s3gen.device)
         ref |= {"prompt_token_len": length, "embedding": timbre["embedding"].detach()[None].to(s3gen.device)}
-        with evaluating(s3gen), _steady(torch.device(s3gen.device)):
+        with evaluating(s3gen), steady(torch.device(s3gen.device)):
             waveform, _ = s3gen.inference(
                 speech_tokens=tokens.detach()[None].to(s3gen.device), ref_dict={**ref, "prompt_feat_len": None}
             )
@@ -169,15 +169,3 @@ def check_timbres(timbres: Sequence[Any]) -> list[dict[str, Tensor]]:
             )
         checked.append(parts)
     return checked
-
-
-@contextmanager
-def _steady(device: torch.device) -> Iterator[None]:
-    """Inside, torch draws from seed 0; the generators of the CPU and of the device are put back."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.default_generator.manual_seed(0)
-        for used in devices:
-            with torch.cuda.device(used):
-                torch.cuda.manual_seed(0)
-        yield

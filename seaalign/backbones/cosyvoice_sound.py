@@ -22,6 +22,7 @@ from torch import Tensor
 
 from seaalign import audio
 from seaalign.backbones.base import Unsupported, evaluating
+from seaalign.backbones.sound import steady
 
 REPOSITORY = "https://github.com/FunAudioLLM/CosyVoice"
 LONGEST, LOWEST = 30.0, 16_000
@@ -100,7 +101,7 @@ class Sound:
         prompt = {f"prompt_{name}": timbre[name].detach()[None] for name in ("token", "feat")}
         prompt["prompt_token"] = prompt["prompt_token"].to(torch.int32)
         caches, key = self.model.hift_cache_dict, str(uuid.uuid4())
-        with evaluating(self.model.flow), evaluating(self.model.hift), _steady(torch.device(self.model.device)):
+        with evaluating(self.model.flow), evaluating(self.model.hift), steady(torch.device(self.model.device)):
             caches[key] = None
             try:
                 waveform = self.model.token2wav(
@@ -172,18 +173,6 @@ class Sound:
             yield "recording"
         finally:
             reader["load_wav"] = theirs
-
-
-@contextmanager
-def _steady(device: torch.device) -> Iterator[None]:
-    """Inside, torch draws from seed 0; the generators of the CPU and of the device are put back."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.default_generator.manual_seed(0)
-        for used in devices:
-            with torch.cuda.device(used):
-                torch.cuda.manual_seed(0)
-        yield
 
 
 def check_timbre(timbre: Any, row: int) -> dict[str, Tensor]:

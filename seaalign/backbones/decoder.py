@@ -62,22 +62,25 @@ class DecoderOnly(StepBackbone):
         """Input embeddings (B, t, D) of speech tokens (B, t[, K]); the first is frame `start` of the completion."""
         raise NotImplementedError
 
-    def hidden(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
-        """One right-padded pass: padding comes last, so a causal model never lets a real position see it."""
+    def sequences(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[int]]:
+        """What is read for each row of speech: input embeddings (L + T_b, D) of prompt and speech, and L."""
         heads = [self.embed_prompt(prompt) for prompt in prompts]
         tails = [self.embed_speech(row[None], 0)[0] for row in speech.rows()]
         owners = speech.prompt.tolist()
-        x = pad_sequence(
-            [torch.cat([heads[p], tail.to(heads[p].dtype)]) for p, tail in zip(owners, tails, strict=True)],
-            batch_first=True,
-        )
+        rows = [torch.cat([heads[p], tail.to(heads[p].dtype)]) for p, tail in zip(owners, tails, strict=True)]
+        return rows, [len(heads[p]) for p in owners]
+
+    def hidden(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
+        """One right-padded pass: padding comes last, so a causal model never lets a real position see it."""
+        rows, starts = self.sequences(prompts, speech)
+        x = pad_sequence(rows, batch_first=True)
         self._require_room(x.shape[1], "prompt and speech take")
         if torch.is_grad_enabled() and not x.requires_grad and any(p.requires_grad for p in self.parameters()):
             x.requires_grad_()  # under frozen embeddings, as with LoRA, reentrant checkpointing drops the gradient
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         output, _ = self._call_body(x, None, positions, None, use_cache=False)
         # column t is read where token t is predicted: at the last prompt position for t = 0
-        start = torch.tensor([len(heads[p]) - 1 for p in owners], device=x.device)
+        start = torch.tensor(starts, device=x.device) - 1
         column = torch.arange(speech.tokens.shape[1] + 1, device=x.device)
         index = (start[:, None] + column).clamp_max(x.shape[1] - 1)
         return output.gather(1, index[..., None].expand(-1, -1, output.shape[-1]))

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones import qwen3tts_parts as parts
 from seaalign.backbones.decoder import DecoderOnly
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.lora_files import load_adapters, save_adapters
+from seaalign.backbones.pretrained import checkpoint as checkpoint_activations
 from seaalign.backbones.qwen3tts_prompt import ROLE, Channels, Reader
 from seaalign.backbones.step import Draw
 from seaalign.records import Prompt, Speech
@@ -103,7 +103,7 @@ class Qwen3TTS(DecoderOnly):
         if checkpoint is not None:
             self.load(checkpoint)
         if gradient_checkpointing:
-            self.model.talker.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(self.model.talker)
         if lora is not None:
             add_lora(self, **lora)
         # what is loaded comes in eval mode, in which nothing would be checkpointed
@@ -133,19 +133,11 @@ class Qwen3TTS(DecoderOnly):
     def embed_speech(self, tokens: Tensor, start: int) -> Tensor:
         return tokens  # `extend` has embedded them, with the text beside them
 
-    def hidden(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
-        laid, owners = [self._channels(prompt) for prompt in prompts], speech.prompt.tolist()
-        rows = [self.reader.sequence(laid[owner], row) for owner, row in zip(owners, speech.rows(), strict=True)]
-        x = pad_sequence(rows, batch_first=True)
-        self._require_room(x.shape[1], "prompt and speech")
-        if torch.is_grad_enabled() and not x.requires_grad and any(p.requires_grad for p in self.parameters()):
-            x.requires_grad_()  # see DecoderOnly.hidden, of which this is a variant with text beside the frames
-        positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
-        output, _ = self._call_body(x, None, positions, None, use_cache=False)
-        start = torch.tensor([len(laid[owner].head) - 1 for owner in owners], device=x.device)
-        column = torch.arange(speech.tokens.shape[1] + 1, device=x.device)
-        index = (start[:, None] + column).clamp_max(x.shape[1] - 1)
-        return output.gather(1, index[..., None].expand(-1, -1, output.shape[-1]))
+    def sequences(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[int]]:
+        laid = [self._channels(prompt) for prompt in prompts]
+        owned = [laid[p] for p in speech.prompt.tolist()]
+        rows = [self.reader.sequence(channels, row) for channels, row in zip(owned, speech.rows(), strict=True)]
+        return rows, [len(channels.head) for channels in owned]
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         feature, state = super().prefill(prompts)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seaalign.records import Prompt, Speech
@@ -29,3 +31,15 @@ def rate_of(backbone: Any, given: int | None) -> int:
             "sample_rate=24000 (Hz)"
         )
     return int(rate)
+
+
+@contextmanager
+def steady(device: torch.device) -> Iterator[None]:
+    """Inside, torch draws from seed 0; the generators of the CPU and of the device are put back."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(0)
+        for used in devices:
+            with torch.cuda.device(used):
+                torch.cuda.manual_seed(0)
+        yield
