@@ -92,7 +92,7 @@ def over_budget(path: str, tree: ast.Module, lines: int) -> dict[str, str]:
     found = {path: f"{lines} lines, at most {FILE_LINES}"} if lines > FILE_LINES else {}
     for name, node in definitions(tree):
         if isinstance(node, ast.ClassDef):
-            is_module = any(ast.unparse(base).endswith("LightningModule") for base in node.bases)
+            is_module = any(ast.unparse(base).endswith(("LightningModule", "Preference")) for base in node.bases)
             limit = MODULE_LINES if is_module else None
         else:
             limit = STEP_LINES if node.name == "training_step" else FUNCTION_LINES

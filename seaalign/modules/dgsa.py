@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -14,12 +13,13 @@ from seaalign.data.triplets import TripletData
 from seaalign.functional.likelihood import sequence_logp
 from seaalign.modules.averages import global_mean
 from seaalign.modules.losses import pair_objective, policy_and_reference
-from seaalign.modules.objectives import balance, check_start, pairs, reward_logs, rows_to_score
-from seaalign.modules.optimizer import Schedule, adamw
+from seaalign.modules.objectives import balance, pairs, reward_logs, rows_to_score
+from seaalign.modules.optimizer import Schedule
+from seaalign.modules.preference import Preference
 from seaalign.sampling import require_separation
 
 
-class DGSA(L.LightningModule):
+class DGSA(Preference):
     """Two preference objectives on triplets (real, expressive, stable), weighted by the synthetic share of the data.
 
     Stability prefers real over expressive (which may mispronounce), expressivity prefers real over stable (which is
@@ -95,15 +95,12 @@ class DGSA(L.LightningModule):
         self.backbone = backbone
         self.weights, self.sft_weight = balance(alpha, critical, weights, sft_weight, below_critical)
         self.pair_loss = pair_objective(loss, beta, label_smoothing)
-        self.must_check = False
 
     def loss(self, batch: TripletBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted preference losses and the SFT anchor (eq. 10), and what to log."""
         count, rows = len(batch), rows_to_score(batch, self.hparams["styled_stability"])
         logps, reference = policy_and_reference(self.backbone, *rows[:3])
-        if self.must_check:
-            self.must_check = False
-            check_start(logps, reference, rows.speech.scored, self.hparams["tolerance"], str(self.trainer.precision))
+        self.require_start(logps, reference, rows.speech.scored)
         two = pairs(rows, logps, reference, count, self.hparams["reduction"])
         per_pair = [w * self.pair_loss(*pair) for w, pair in zip(self.weights, two.values(), strict=True)]
         preference = torch.stack(per_pair).sum()
@@ -112,23 +109,3 @@ class DGSA(L.LightningModule):
         loss = global_mean(preference, count) + self.sft_weight * global_mean(surprise, tokens)
         logs = reward_logs(two, self.weights, self.hparams["beta"])
         return loss, {"loss": (preference / count + self.sft_weight * surprise / tokens).detach(), **logs}
-
-    def on_train_start(self) -> None:
-        """A fresh run must begin at the reference; a resumed one has moved on."""
-        self.must_check = self.trainer.global_step == 0
-
-    def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
-        loss, logs = self.loss(batch)
-        self.log_dict({f"train/{key}": value for key, value in logs.items()}, batch_size=len(batch))
-        return loss
-
-    def validation_step(self, batch: TripletBatch, batch_idx: int) -> None:
-        """The same numbers on held-out triplets, averaged over pairs."""
-        _, logs = self.loss(batch)
-        self.log_dict({f"val/{key}": value for key, value in logs.items()}, batch_size=len(batch), sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with the schedule asked for; override for another optimizer."""
-        names = ("lr", "betas", "weight_decay", "warmup_steps", "schedule")
-        return adamw(self, **{name: self.hparams[name] for name in names})

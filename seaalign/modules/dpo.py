@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import lightning as L
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import PairBatch
 from seaalign.data.pairs import PairData
 from seaalign.modules.losses import pair_objective, policy_and_reference, preference_loss
-from seaalign.modules.objectives import check_start
-from seaalign.modules.optimizer import Schedule, adamw
+from seaalign.modules.optimizer import Schedule
+from seaalign.modules.preference import Preference
 
 
-class DPO(L.LightningModule):
+class DPO(Preference):
     """Direct preference optimisation of the chosen over the rejected answer of each pair.
 
     The pairs come by `PairData`: from `pairs.mine`, from people who listened, from another code base. Both answers are
@@ -76,33 +75,10 @@ class DPO(L.LightningModule):
         self.save_hyperparameters(ignore=["backbone"])
         self.backbone = backbone
         self.pair_loss = pair_objective(loss, beta, label_smoothing)
-        self.must_check = False
 
     def loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Preference loss and the SFT anchor, and what to log."""
         logps, reference = policy_and_reference(self.backbone, batch.prompts, batch.speech, batch.reference)
-        if self.must_check:
-            self.must_check = False
-            check_start(logps, reference, batch.speech.scored, self.hparams["tolerance"], str(self.trainer.precision))
+        self.require_start(logps, reference, batch.speech.scored)
         settings = (self.hparams[name] for name in ("beta", "reduction", "sft_weight"))
         return preference_loss(logps, reference, batch, self.pair_loss, *settings)
-
-    def on_train_start(self) -> None:
-        """A fresh run must begin at the reference; a resumed one has moved on."""
-        self.must_check = self.trainer.global_step == 0
-
-    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
-        loss, logs = self.loss(batch)
-        self.log_dict({f"train/{key}": value for key, value in logs.items()}, batch_size=len(batch))
-        return loss
-
-    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """The same numbers on held-out pairs, averaged over pairs."""
-        _, logs = self.loss(batch)
-        self.log_dict({f"val/{key}": value for key, value in logs.items()}, batch_size=len(batch), sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with the schedule asked for; override for another optimizer."""
-        names = ("lr", "betas", "weight_decay", "warmup_steps", "schedule")
-        return adamw(self, **{name: self.hparams[name] for name in names})
