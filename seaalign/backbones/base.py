@@ -210,15 +210,28 @@ def row_keys(prompts: Sequence[Prompt], n: int, seed: int) -> Tensor:
     return torch.tensor(keys, dtype=torch.int64)
 
 
-def check_limits(temperature: Tensor, most: Tensor, least: Tensor) -> None:
-    """Refuse limits that cannot be met, each one per row (B,).
+def seed_of(generator: torch.Generator | None) -> int:
+    """The one number that a call of `sample` draws."""
+    where = generator.device if generator is not None else "cpu"
+    return int(torch.randint(1 << 62, (), generator=generator, device=where))
+
+
+def row_limits(
+    temperature: float | Tensor, max_len: int | Tensor, min_len: int | Tensor, rows: int, device: Any
+) -> list[Tensor]:
+    """Temperature, max_len and min_len of each row, (rows,) each.
 
     Raises:
-        ValueError: with the values.
+        ValueError: they cannot be met; with the values.
     """
-    if not bool((temperature.isfinite() & (temperature >= 0)).all()):
-        raise ValueError(f"temperature must be finite and >= 0 (0 = greedy), got {temperature.unique().tolist()}")
+    heat, most, least = (
+        torch.as_tensor(value, dtype=dtype, device=device).expand(rows)
+        for value, dtype in ((temperature, torch.float), (max_len, torch.long), (min_len, torch.long))
+    )
+    if not bool((heat.isfinite() & (heat >= 0)).all()):
+        raise ValueError(f"temperature must be finite and >= 0 (0 = greedy), got {heat.unique().tolist()}")
     if not bool(((least <= most) & (most >= 0)).all()):
         raise ValueError(
             f"need 0 <= max_len and min_len <= max_len, got {most.unique().tolist()}, {least.unique().tolist()}"
         )
+    return [heat, most, least]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.pretrained import checkpoint as checkpoint_activations
 from seaalign.backbones.step import Draw
 from seaalign.records import Prompt, Speech, Style
-
-
-@dataclass(frozen=True)
-class _Wordless:
-    """What guidance compares a prompt with: the same one, its words zeroed and their positions kept."""
-
-    prompt: Prompt
 
 
 class Chatterbox(DecoderOnly):
@@ -143,8 +135,11 @@ class Chatterbox(DecoderOnly):
 
     # -- the sequence --------------------------------------------------------------------------------------------------
 
-    def embed_prompt(self, prompt: Prompt | _Wordless) -> Tensor:
-        weight, prompt = (0.0, prompt.prompt) if isinstance(prompt, _Wordless) else (1.0, prompt)
+    def embed_prompt(self, prompt: Prompt) -> Tensor:
+        return self._head(prompt, 1.0)
+
+    def _head(self, prompt: Prompt, weight: float) -> Tensor:
+        """The prompt (L, D); weight 0 is what guidance compares it with: its words zeroed, their positions kept."""
         mark = torch.full((1, 1), self.t3.hp.start_speech_token, device=prompt.text.device)
         start = speech_embeddings(self.t3, mark, 0)[0]
         text = text_embeddings(self.t3, prompt.text, weight)
@@ -158,11 +153,11 @@ class Chatterbox(DecoderOnly):
 
     # -- sampling: under guidance states and features come in pairs, with the words and without ------------------------
 
-    def prefill(self, prompts: Sequence[Any]) -> tuple[Tensor, Any]:
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         feature, state = super().prefill(prompts)
         if not self.guidance:
             return feature, state
-        other, wordless = super().prefill([_Wordless(prompt) for prompt in prompts])  # type: ignore[misc]
+        other, wordless = self.read([self._head(prompt, 0.0) for prompt in prompts])
         return torch.cat([feature, other], dim=-1), (state, wordless)
 
     def extend(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any]:

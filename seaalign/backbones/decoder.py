@@ -85,9 +85,12 @@ class DecoderOnly(StepBackbone):
         index = (start[:, None] + column).clamp_max(x.shape[1] - 1)
         return output.gather(1, index[..., None].expand(-1, -1, output.shape[-1]))
 
-    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, _State]:
-        heads = [self.embed_prompt(prompt) for prompt in prompts]
-        x = pad_sequence(heads, batch_first=True, padding_side="left" if self.windowed else "right")
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
+        return self.read([self.embed_prompt(prompt) for prompt in prompts])
+
+    def read(self, heads: Sequence[Tensor]) -> tuple[Tensor, _State]:
+        """Read embedded prompts, each (L, D): what `prefill` returns."""
+        x = pad_sequence(list(heads), batch_first=True, padding_side="left" if self.windowed else "right")
         self._require_room(x.shape[1], "the prompt takes")
         length = torch.tensor([len(head) for head in heads], device=x.device)
         if self.windowed:

@@ -140,11 +140,10 @@ class Qwen3TTS(DecoderOnly):
         return rows, [len(channels.head) for channels in owned]
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
-        feature, state = super().prefill(prompts)
-        pad = self.reader.padding()
-        texts = [self._channels(prompt).along for prompt in prompts]
-        size = max(map(len, texts)) + 1
-        along = [torch.cat([text, pad.expand(size - len(text), -1)]) for text in texts]
+        laid, pad = [self._channels(prompt) for prompt in prompts], self.reader.padding()
+        feature, state = self.read([channels.head for channels in laid])
+        size = max(len(channels.along) for channels in laid) + 1
+        along = [torch.cat([text, pad.expand(size - len(text), -1)]) for _, text in laid]
         return feature, _Reading(state, torch.stack(along))
 
     def extend(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any]:

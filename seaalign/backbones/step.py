@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
 
-from seaalign.backbones.base import Backbone, Unsupported, check_limits, evaluating, row_keys
+from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys, row_limits, seed_of
 from seaalign.functional.sampling import nucleus, uniforms
 from seaalign.records import Prompt, Speech
 
@@ -179,14 +179,8 @@ class StepBackbone(Backbone):
         if self.engine is not None:
             drawn: Speech = self.engine.sample(self, prompts, n, temperature, top_p, max_len, min_len, generator)
             return drawn
-        where = generator.device if generator is not None else "cpu"
-        seed = int(torch.randint(1 << 62, (), generator=generator, device=where))
-        device, rows = self._device(), len(prompts) * n
-        limits = [
-            torch.as_tensor(value, dtype=dtype, device=device).expand(rows)
-            for value, dtype in ((temperature, torch.float), (max_len, torch.long), (min_len, torch.long))
-        ]
-        check_limits(*limits)
+        seed, device = seed_of(generator), self._device()
+        limits = row_limits(temperature, max_len, min_len, len(prompts) * n, device)
         with evaluating(self):
             feature, state = self.prefill([prompt.to(device) for prompt in prompts])
             owner = torch.arange(len(prompts), device=device).repeat_interleave(n)

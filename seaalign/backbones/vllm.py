@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones import speech_only
-from seaalign.backbones.base import Engine, Unsupported, check_limits, evaluating, row_keys
+from seaalign.backbones.base import Engine, Unsupported, evaluating, row_keys, row_limits, seed_of
 from seaalign.backbones.vllm_requests import prompt_for, read_answer, requests, room
 from seaalign.backbones.vllm_weights import checkpoint_names, weights_mark, write_weights
 from seaalign.records import Prompt, Speech
@@ -98,14 +98,9 @@ class VLLM(Engine):
             RuntimeError: the weights could not be pushed, or the engine gave a row up.
             Unsupported: the backbone offers nothing to an engine.
         """
-        where = generator.device if generator is not None else "cpu"
-        seed = int(torch.randint(1 << 62, (), generator=generator, device=where))
-        rows, device = len(prompts) * n, next((p.device for p in backbone.parameters()), torch.device("cpu"))
-        heat, most, least = (
-            torch.as_tensor(value, dtype=dtype).cpu().expand(rows)
-            for value, dtype in ((temperature, torch.float), (max_len, torch.long), (min_len, torch.long))
-        )
-        check_limits(heat, most, least)
+        seed, rows = seed_of(generator), len(prompts) * n
+        device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+        heat, most, least = row_limits(temperature, max_len, min_len, rows, "cpu")
         _require_served(backbone)
         owner = torch.arange(len(prompts)).repeat_interleave(n)
         with evaluating(backbone):
