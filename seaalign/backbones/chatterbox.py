@@ -22,10 +22,10 @@ from seaalign.backbones.chatterbox_t3 import (
     write_t3,
 )
 from seaalign.backbones.decoder import DecoderOnly
+from seaalign.backbones.drawing import Draw
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.pretrained import checkpoint as checkpoint_activations
-from seaalign.backbones.step import Draw
 from seaalign.records import Prompt, Speech, Style
 
 

@@ -13,10 +13,10 @@ from seaalign.audio import check, resample
 from seaalign.backbones import pretrained
 from seaalign.backbones.base import Unsupported, evaluating
 from seaalign.backbones.decoder import DecoderOnly, frequencies_kept
+from seaalign.backbones.drawing import Draw
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.pretrained import checkpoint
-from seaalign.backbones.step import Draw
 from seaalign.backbones.weights import load_into, read_weights
 from seaalign.records import Prompt, Speech
 

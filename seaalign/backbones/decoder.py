@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from seaalign.backbones.base import evaluating
+from seaalign.backbones.caches import roomy
+from seaalign.backbones.packing import Packing, why_not_packed
 from seaalign.backbones.step import StepBackbone
 from seaalign.records import Prompt, Speech
 
@@ -22,6 +26,7 @@ class _State(NamedTuple):
     seen: Tensor  # (B, S) bool: which cache slots hold something; short prompts leave holes
     length: Tensor  # (B,) tokens read so far = next position
     step: int  # speech frames read so far
+    whole: bool = False  # no holes, and a body that needs no mask then
 
 
 class DecoderOnly(StepBackbone):
@@ -35,8 +40,10 @@ class DecoderOnly(StepBackbone):
     and any other model gets a method of a few lines. Its attention must be causal. The cache is a Hugging Face cache
     or any nest of tensors with rows first.
 
-    Scoring is one right-padded causal pass without mask or cache: flash attention and gradient checkpointing both
-    apply.
+    Scoring is one causal pass without mask or cache, so flash attention and gradient checkpointing both apply. Where
+    the body can be told which positions belong together (Hugging Face models with "sdpa" attention; a body of yours
+    that takes `packing` and calls `packing.attend`), it is one row without padding in which rows of speech that share
+    a prompt share its positions too; otherwise the rows are padded on the right.
 
     Attributes:
         context: most positions that the body can read, where there is a limit: longer input is refused, and sampling
@@ -62,28 +69,65 @@ class DecoderOnly(StepBackbone):
         """Input embeddings (B, t, D) of speech tokens (B, t[, K]); the first is frame `start` of the completion."""
         raise NotImplementedError
 
-    def sequences(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[int]]:
-        """What is read for each row of speech: input embeddings (L + T_b, D) of prompt and speech, and L."""
+    def pieces(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[Tensor]]:
+        """What is read: input embeddings (L_p, D) of each prompt, and (T_b, D) of each row of speech."""
         heads = [self.embed_prompt(prompt) for prompt in prompts]
         tails = [self.embed_speech(row[None], 0)[0] for row in speech.rows()]
-        owners = speech.prompt.tolist()
-        rows = [torch.cat([heads[p], tail.to(heads[p].dtype)]) for p, tail in zip(owners, tails, strict=True)]
-        return rows, [len(heads[p]) for p in owners]
+        return heads, tails
 
     def hidden(self, prompts: Sequence[Prompt], speech: Speech) -> Tensor:
-        """One right-padded pass: padding comes last, so a causal model never lets a real position see it."""
-        rows, starts = self.sequences(prompts, speech)
-        x = pad_sequence(rows, batch_first=True)
-        self._require_room(x.shape[1], "prompt and speech take")
-        if torch.is_grad_enabled() and not x.requires_grad and any(p.requires_grad for p in self.parameters()):
-            x.requires_grad_()  # under frozen embeddings, as with LoRA, reentrant checkpointing drops the gradient
-        positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
-        output, _ = self._call_body(x, None, positions, None, use_cache=False)
+        """One row without padding, in which each prompt is read once; where the body cannot be packed, padded rows."""
+        heads, tails = self.pieces(prompts, speech)
+        tails = [tail.to(heads[0].dtype) for tail in tails]
+        sizes, owners = [len(head) for head in heads], speech.prompt.tolist()
+        longest = max((sizes[p] + len(tail) for p, tail in zip(owners, tails, strict=True)), default=0)
+        self._require_room(longest, "prompt and speech take")
+        pack = bool(tails) and self._packs(heads[0])
+        x, index = (self._packed if pack else self._padded)(heads, tails, owners)
         # column t is read where token t is predicted: at the last prompt position for t = 0
-        start = torch.tensor(starts, device=x.device) - 1
-        column = torch.arange(speech.tokens.shape[1] + 1, device=x.device)
-        index = (start[:, None] + column).clamp_max(x.shape[1] - 1)
-        return output.gather(1, index[..., None].expand(-1, -1, output.shape[-1]))
+        width, last = speech.tokens.shape[1] + 1, x.shape[0] - 1
+        column = torch.arange(width)
+        place = torch.where(column > 0, index[:, 1:] + column - 1, index[:, :1]).clamp_max(last)
+        return x.index_select(0, place.flatten().to(x.device)).unflatten(0, place.shape)
+
+    def _padded(self, heads: list[Tensor], tails: list[Tensor], owners: list[int]) -> tuple[Tensor, Tensor]:
+        """Right-padded rows, one causal pass: padding comes last, so no real position sees it."""
+        x = pad_sequence([torch.cat([heads[p], tail]) for p, tail in zip(owners, tails, strict=True)], batch_first=True)
+        positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        output, _ = self._call_body(self._watched(x), None, positions, None, use_cache=False)
+        ends = torch.tensor([len(heads[p]) for p in owners]) + torch.arange(len(x)) * x.shape[1]
+        return output.flatten(0, 1), torch.stack([ends - 1, ends], dim=1)
+
+    def _packed(self, heads: list[Tensor], tails: list[Tensor], owners: list[int]) -> tuple[Tensor, Tensor]:
+        """All pieces in one row (S, D), and for each row of speech where its prompt ends and its own piece begins."""
+        packing, order = Packing.of([len(head) for head in heads], [len(tail) for tail in tails], owners)
+        pieces = [*heads, *tails]
+        x = torch.cat([pieces[i] for i in order])[None]
+        output, _ = self._call_body(
+            self._watched(x), None, packing.positions(x.device), None, use_cache=False, packing=packing
+        )
+        starts = packing.starts
+        begins = {i: starts[at] for at, i in enumerate(order)}
+        ends = [(begins[p] + len(heads[p]) - 1, begins[len(heads) + row]) for row, p in enumerate(owners)]
+        return output[0], torch.tensor(ends)
+
+    def _watched(self, x: Tensor) -> Tensor:
+        """Under frozen embeddings, as with LoRA, reentrant checkpointing would drop the gradient."""
+        if torch.is_grad_enabled() and not x.requires_grad and any(p.requires_grad for p in self.parameters()):
+            x.requires_grad_()
+        return x
+
+    def _packs(self, like: Tensor) -> bool:
+        """Can the body be packed? Tried once per body and type of numbers."""
+        body = getattr(self.body, "__func__", self.body)  # a method is another object each time
+        key = (id(body), like.device.type, like.dtype, torch.is_autocast_enabled(like.device.type))
+        known: dict[Any, str] = self.__dict__.setdefault("_why_not_packed", {})
+        if key not in known:
+            with evaluating(self):
+                known[key] = why_not_packed(self.body, self._call_body, like)
+            if known[key]:
+                warnings.warn(f"{type(self).__name__} scores row by row, padded: {known[key]}", stacklevel=2)
+        return not known[key]
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         return self.read([self.embed_prompt(prompt) for prompt in prompts])
@@ -96,28 +140,33 @@ class DecoderOnly(StepBackbone):
         if self.windowed:
             places = torch.arange(x.shape[1], device=x.device) - (x.shape[1] - length)[:, None]
             output, cache = self._call_body(x, places >= 0, places.clamp_min(0), None, use_cache=True)
-            return output[:, -1], _State(cache, places >= 0, length, 0)
+            return output[:, -1], _State(roomy(cache), places >= 0, length, 0)
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         seen = positions < length[:, None]
         output, cache = self._call_body(x, None, positions, None, use_cache=True)
         feature = output[torch.arange(len(x), device=x.device), length - 1]
-        return feature, _State(cache, seen, length, 0)
+        even = len({len(head) for head in heads}) == 1 and hasattr(self.body, "config")
+        return feature, _State(roomy(cache), seen, length, 0, even)
 
     def extend(self, state: _State, tokens: Tensor) -> tuple[Tensor, _State]:
-        cache, seen, length, step = state
-        x = self.embed_speech(tokens, step)
-        new = torch.arange(x.shape[1], device=x.device)
-        seen = torch.cat([seen, seen.new_ones(x.shape[:2])], dim=1)
-        output, cache = self._call_body(x, seen, length[:, None] + new, cache, use_cache=True)
-        return output, _State(cache, seen, length + x.shape[1], step + x.shape[1])
+        x = self.embed_speech(tokens, state.step)
+        places = state.length[:, None] + torch.arange(x.shape[1], device=x.device)
+        if self.context is not None:
+            places = places.clamp_max(self.context - 1)  # a row that is done may run on until it is taken out
+        seen = torch.cat([state.seen, state.seen.new_ones(x.shape[:2])], dim=1)
+        output, cache = self._call_body(x, None if state.whole else seen, places, state.cache, use_cache=True)
+        length, step = state.length + x.shape[1], state.step + x.shape[1]
+        return output, state._replace(cache=cache, seen=seen, length=length, step=step)
 
     def select(self, state: _State, rows: Tensor) -> _State:
-        cache, seen, length, step = state
+        cache = state.cache
         if hasattr(cache, "batch_select_indices"):  # Hugging Face caches are objects and change in place
             cache.batch_select_indices(rows)
         else:
             cache = super().select(cache, rows)
-        return _State(cache, seen.index_select(0, rows), length.index_select(0, rows), step)
+        return state._replace(
+            cache=cache, seen=state.seen.index_select(0, rows), length=state.length.index_select(0, rows)
+        )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DecoderOnly:
         with frequencies_kept(self):
@@ -135,9 +184,18 @@ class DecoderOnly(StepBackbone):
             )
 
     def _call_body(
-        self, x: Tensor, mask: Tensor | None, positions: Tensor, cache: Any, use_cache: bool
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+        cache: Any,
+        use_cache: bool,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Any]:
         named = {_cache_name(self.body): cache}
+        if packing is not None:
+            named["packing"] = packing
+            mask = x.new_zeros(1, 1, 1, 1)  # of four dimensions: left alone, so that none of S x S is made
         output = self.body(inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=use_cache, **named)
         if isinstance(output, tuple):
             return output[0], output[1]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from seaalign.backbones import qwen3tts_parts as parts
 from seaalign.backbones.decoder import DecoderOnly
+from seaalign.backbones.drawing import Draw
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.pretrained import checkpoint as checkpoint_activations
 from seaalign.backbones.qwen3tts_prompt import ROLE, Channels, Reader
-from seaalign.backbones.step import Draw
 from seaalign.records import Prompt, Speech
 from seaalign.storage.columns import whole_folder
 
@@ -133,11 +133,10 @@ class Qwen3TTS(DecoderOnly):
     def embed_speech(self, tokens: Tensor, start: int) -> Tensor:
         return tokens  # `extend` has embedded them, with the text beside them
 
-    def sequences(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[int]]:
+    def pieces(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[Tensor]]:
         laid = [self._channels(prompt) for prompt in prompts]
-        owned = [laid[p] for p in speech.prompt.tolist()]
-        rows = [self.reader.sequence(channels, row) for channels, row in zip(owned, speech.rows(), strict=True)]
-        return rows, [len(channels.head) for channels in owned]
+        rows = zip(speech.prompt.tolist(), speech.rows(), strict=True)
+        return [channels.head for channels in laid], [self.reader.answer(laid[p], row) for p, row in rows]
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         laid, pad = [self._channels(prompt) for prompt in prompts], self.reader.padding()

@@ -73,10 +73,10 @@ class Reader:
             x = x + table(codes[..., book])
         return x  # type: ignore[no-any-return]
 
-    def sequence(self, channels: Channels, row: Tensor) -> Tensor:
-        """A prompt and the frames (T, K) that answer it, with the text beside them (L + T, D)."""
+    def answer(self, channels: Channels, row: Tensor) -> Tensor:
+        """The frames (T, K) that answer a prompt, with the text beside them (T, D)."""
         rest = self.padding().expand(max(0, len(row) - len(channels.along)), -1)
-        return torch.cat([channels.head, self.frames(row) + torch.cat([channels.along[: len(row)], rest])])
+        return self.frames(row) + torch.cat([channels.along[: len(row)], rest])
 
     def padding(self) -> Tensor:
         """What the text channel holds where there is no text (D,)."""

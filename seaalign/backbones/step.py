@@ -7,7 +7,7 @@ tensor exists.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,11 @@ from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys, row_limits, seed_of
-from seaalign.functional.sampling import nucleus, uniforms
+from seaalign.backbones.drawing import Draw, draw_rows
+from seaalign.functional.likelihood import chosen_logp
 from seaalign.records import Prompt, Speech
 
-Draw = Callable[..., Tensor]
+_LOGITS = 1 << 24  # kept at once: with more of them the backward pass recomputes
 
 
 class StepBackbone(Backbone):
@@ -31,14 +32,14 @@ class StepBackbone(Backbone):
         eos: id of the end token in the logits (for K codebooks: in the first one).
         codebooks: None for tokens (B, T), K for tokens (B, T, K): then override `frame_score` and `frame_draw`.
         banned: ids that are scored but never drawn.
-        chunk: positions that go through the head at once.
+        chunk: positions that go through the head at once; None: as many as make 64 MB of logits.
         engine: samples in the place of the loop here where it is not None; see `VLLM`.
     """
 
     eos: int
     codebooks: int | None = None
     banned: tuple[int, ...] = ()
-    chunk: int = 2048
+    chunk: int | None = None
     engine: Any = None
 
     @abstractmethod
@@ -83,8 +84,7 @@ class StepBackbone(Backbone):
             raise Unsupported(
                 f"{type(self).__name__} has {self.codebooks} codebooks: override frame_score and frame_draw"
             )
-        logits = self.logits(features).float()
-        return logits.log_softmax(-1).gather(-1, frames[:, None]).squeeze(-1)
+        return chosen_logp(self.logits(features), frames)
 
     def frame_draw(self, features: Tensor, draw: Draw) -> Tensor:
         """Draw frames (N[, K]) from features (N, D) with `draw(logits (N, V), book=0) -> ids (N,)`.
@@ -155,9 +155,10 @@ class StepBackbone(Backbone):
             )
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
-        if len(features) <= self.chunk:
+        chunk = self.chunk or max(64, _LOGITS // (self.vocab_size or 8192))
+        if len(features) <= chunk:
             return self.frame_score(features, frames).float()
-        parts = zip(features.split(self.chunk), frames.split(self.chunk), strict=True)
+        parts = zip(features.split(chunk), frames.split(chunk), strict=True)
         if not torch.is_grad_enabled():
             return torch.cat([self.frame_score(*part).float() for part in parts])
         return torch.cat([checkpoint(self.frame_score, *part, use_reentrant=False).float() for part in parts])
@@ -187,50 +188,6 @@ class StepBackbone(Backbone):
             if (room := self.room(state)) is not None:
                 limits[1] = torch.minimum(limits[1], room[owner])
             keys = row_keys(prompts, n, seed).to(device)
-            return self._run(feature.index_select(0, owner), self.select(state, owner), keys, limits, top_p, owner)
-
-    def _run(
-        self, feature: Tensor, state: Any, keys: Tensor, limits: list[Tensor], top_p: float, owner: Tensor
-    ) -> Speech:
-        temperature, most, least = limits
-        rows, steps = len(owner), int(most.max()) if len(owner) else 0
-        books = () if self.codebooks is None else (self.codebooks,)
-        tokens = torch.zeros((rows, steps, *books), dtype=torch.long, device=owner.device)
-        lengths, ended = most.clone(), torch.zeros(rows, dtype=torch.bool, device=owner.device)
-        here = torch.arange(rows, device=owner.device)  # which output row each row of the running batch is
-        live = most > 0
-        for step in range(steps):
-            frame = self.frame_draw(feature, self._drawer(here, keys, temperature, least, top_p, step))
-            stop = (frame if frame.dim() == 1 else frame[:, 0]) == self.eos
-            done = live & stop
-            lengths[here[done]], ended[here[done]] = step, True
-            live = live & ~stop
-            tokens[here[live], step] = frame[live]
-            live = live & (step + 1 < most[here])
-            left = int(live.sum())
-            if not left:
-                break
-            frame = torch.where(live if frame.dim() == 1 else live[:, None], frame, 0)
-            if left < 0.75 * len(live):  # copying the state costs too: leave only when it pays
-                keep = live.nonzero().squeeze(-1)
-                state, here, frame, live = self.select(state, keep), here[keep], frame[keep], live[keep]
-            features, state = self.extend(state, frame[:, None])
-            feature = features[:, 0]
-        return Speech(tokens, lengths, ended, owner).select(torch.arange(rows))
-
-    def _drawer(self, here: Tensor, keys: Tensor, temperature: Tensor, least: Tensor, top_p: float, step: int) -> Draw:
-        books = self.codebooks or 1
-
-        def draw(logits: Tensor, book: int = 0) -> Tensor:
-            logits = logits.float().clone()
-            if bool(torch.isnan(logits).any()):
-                row = int(here[torch.isnan(logits).any(-1)][0])
-                raise ValueError(
-                    f"the logits of row {row} are NaN at step {step}: the weights, or what it was asked, are"
-                )
-            if book == 0:
-                logits[:, list(self.banned)] = -torch.inf
-                logits[:, self.eos] = logits[:, self.eos].masked_fill(step < least[here], -torch.inf)
-            return nucleus(logits, temperature[here], top_p, uniforms(keys[here], step * books + book))
-
-        return draw
+            return draw_rows(
+                self, feature.index_select(0, owner), self.select(state, owner), keys, limits, top_p, owner
+            )

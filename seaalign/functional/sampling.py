@@ -1,4 +1,4 @@
-"""Drawing tokens: nucleus sampling by inverse CDF, and uniforms that depend on the row and the step alone.
+"""Drawing tokens: nucleus sampling without a sort, and uniforms that depend on the row and the step alone.
 
 A stateful generator hands its numbers out in batch order, so what one row draws would depend on its neighbours, on
 finished rows and on how a job was cut into waves. Here every row owns a 64-bit key and the uniform of step t is a
@@ -15,6 +15,7 @@ from torch import Tensor
 
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _WORD = 1 << 64
+_TRIES = 16
 
 
 def _signed(word: int) -> int:
@@ -88,15 +89,69 @@ def nucleus(logits: Tensor, temperature: Tensor, top_p: float, uniform: Tensor) 
         >>> nucleus(torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([1.0]), 0.5, torch.tensor([0.999])).item()
         1
     """
+    share = (logits.float() / temperature.float().clamp_min(1e-6)[:, None]).softmax(-1)
+    return torch.where(temperature > 0, draw(share, top_p, uniform), logits.argmax(-1))
+
+
+def draw(share: Tensor, top_p: float, uniform: Tensor) -> Tensor:
+    """Draw one id per row from probabilities, cut to the smallest set with mass >= top_p.
+
+    Nothing is sorted: an id is drawn from all of them, and drawn anew until it lies in the set, which it does where
+    the ids before it in rank hold less than top_p. That happens 1 / top_p times on average, at one pass over the row.
+
+    Args:
+        share: probabilities (B, V), fp32.
+        top_p: mass kept, in (0, 1].
+        uniform: (B,) in [0, 1): the draw. Later tries are hashes of it.
+
+    Returns:
+        ids (B,). Of equal probabilities the lower id ranks first.
+
+    Raises:
+        ValueError: top_p outside (0, 1].
+
+    Example:
+        >>> share = torch.tensor([[0.1, 0.6, 0.3]] * 3)
+        >>> draw(share, 0.9, torch.tensor([0.05, 0.2, 0.8]))  # id 0 is outside: the first row draws again
+        tensor([1, 1, 2])
+    """
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
-    scaled = logits.float() / temperature.float().clamp_min(1e-6)[:, None]
-    ranked, order = scaled.sort(dim=-1, descending=True, stable=True)
-    share = ranked.softmax(-1).double()
-    # the mass before an id decides whether it is still needed: the first id always is
-    needed = share.cumsum(-1) - share < top_p
-    needed[:, 1:] &= (temperature > 0)[:, None]
     # inverted in the order of ids, not of ranks: rounding that swaps two nearly equal ranks must not change the draw
-    mass = torch.zeros_like(share).scatter(-1, order, torch.where(needed, share, 0.0)).cumsum(-1)
-    index = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)
-    return index.clamp_max(logits.shape[-1] - 1).squeeze(-1)
+    mass = share.cumsum(-1, dtype=torch.float64)
+    ids = _inverted(mass, uniform)
+    if top_p == 1:
+        return ids
+    out = _outside(share, ids, top_p).nonzero().squeeze(-1)
+    seeds, turn = (uniform.double() * 2.0**53).long(), 0
+    while len(out):
+        turn += 1
+        # the likeliest id may have next to no mass itself: then the set is looked up instead of waited for
+        within = mass[out] if turn < _TRIES else _cut(share[out], top_p).cumsum(-1, dtype=torch.float64)
+        ids[out] = _inverted(within, uniforms(seeds[out], turn))
+        out = out[_outside(share[out], ids[out], top_p)] if turn < _TRIES else out[:0]
+    return ids
+
+
+def _cut(share: Tensor, top_p: float) -> Tensor:
+    """Probabilities with 0 outside the set."""
+    ranked, order = share.sort(dim=-1, descending=True, stable=True)
+    needed = ranked.cumsum(-1, dtype=torch.float64) - ranked < top_p
+    needed[:, 0] = True
+    return torch.zeros_like(share).scatter(-1, order, torch.where(needed, ranked, 0.0))
+
+
+def _inverted(mass: Tensor, uniform: Tensor) -> Tensor:
+    at = torch.searchsorted(mass, uniform.to(mass.dtype)[:, None] * mass[:, -1:], right=True)
+    return at.clamp_max(mass.shape[-1] - 1).squeeze(-1)
+
+
+def _outside(share: Tensor, ids: Tensor, top_p: float) -> Tensor:
+    """Do the ids that rank before hold top_p already?"""
+    own = share.gather(-1, ids[:, None])
+    before = share.where(share > own, 0.0).sum(-1)
+    ties = (share == own).sum(-1) > 1
+    if bool(ties.any()):
+        lower = torch.arange(share.shape[-1], device=share.device) < ids[:, None]
+        before = before + share.where((share == own) & lower, 0.0).sum(-1)
+    return before >= top_p

@@ -462,6 +462,7 @@ def test_prompts_of_different_length_share_a_batch_under_a_sliding_window():
 def test_checkpointing_is_at_work_in_a_model_that_was_loaded(tmp_path, checkpointing):
     backbone_for("spark", "Qwen2").save(tmp_path / "m")
     backbone = CausalLM(str(tmp_path / "m"), SMALL["spark"], gradient_checkpointing=checkpointing)
+    backbone(prompts_for(backbone.spec), Speech.pack(rows(5, 3, 4)))  # tries whether rows can be packed
     passes = []
     backbone.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     backbone(prompts_for(backbone.spec), Speech.pack(rows(5, 3, 4))).sum().backward()

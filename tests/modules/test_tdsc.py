@@ -269,7 +269,7 @@ def test_what_cannot_work_is_refused_before_anything_is_sampled(tmp_path, policy
         quiet().fit(module(policy, tmp_path, judge_=[Listens()]), data())
     with torch.no_grad():
         policy.head.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="the logits of row 0 are NaN at step 0"):
+    with pytest.raises(ValueError, match="the logits of row 0 are NaN or infinite at step 0"):
         quiet().fit(module(policy, tmp_path), data())
 
 

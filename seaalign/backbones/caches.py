@@ -1,0 +1,58 @@
+"""Hugging Face caches that keep room for what comes: theirs copy all keys and values at every token."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def roomy(cache: Any) -> Any:
+    """The same cache, whose plain layers write new keys and values into room that they keep.
+
+    Other kinds of layers, and caches of other kinds or older versions, stay as they are. Written in place: where
+    gradients are recorded, nothing is changed.
+    """
+    layers = getattr(cache, "layers", None)
+    if layers is None or torch.is_grad_enabled():
+        return cache
+    try:
+        plain, roomy_kind = _kinds()
+    except ImportError:
+        return cache
+    for layer in layers:
+        if type(layer) is plain and layer.is_initialized:
+            layer.__class__ = roomy_kind
+    return cache
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> tuple[Any, Any]:
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+        """Keys and values are the front of buffers that are larger."""
+
+        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            self.keys = _appended(self.keys, key_states)
+            self.values = _appended(self.values, value_states)
+            return self.keys, self.values
+
+    return DynamicLayer, RoomyLayer
+
+
+def _appended(old: Any, new: Tensor) -> Tensor:
+    """`torch.cat` along positions of (B, H, S, D), in place where the storage of the old tensor has room behind it."""
+    batch, heads, past, width = old.shape
+    room, size = old.stride(1) // width, past + new.shape[2]
+    kept = (heads * room * width, room * width, width, 1)
+    ours = old.stride() == kept and old.untyped_storage().nbytes() >= batch * kept[0] * old.element_size()
+    if ours and old.storage_offset() == 0 and size <= room:
+        buffer = old.as_strided((batch, heads, room, width), kept)
+    else:
+        buffer = new.new_empty(batch, heads, size + max(64, size // 2), width)
+        buffer[:, :, :past] = old
+    buffer[:, :, past:size] = new
+    return buffer[:, :, :size]

@@ -1,0 +1,262 @@
+"""One row without padding against padded rows: attention, features, scores and gradients."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from examples.your_own_model import CODES as OWN_CODES
+from examples.your_own_model import MyAdapter, MySpeechLM
+from seaalign import Prompt, Speech
+from seaalign.backbones.packing import Packing, attend
+
+
+def slow(query, key, value, packing, scale):
+    """By the definition: every pair of positions asked whether one may see the other, then a softmax."""
+    piece = [i for i, size in enumerate(packing.sizes) for _ in range(size)]
+    ratio = query.shape[1] // key.shape[1]
+    out = []
+    for h in range(query.shape[1]):
+        q, k, v = query[0, h], key[0, h // ratio], value[0, h // ratio]
+        rows = []
+        for a in range(len(piece)):
+            seen = [b for b in range(a + 1) if piece[b] in (piece[a], packing.prompts[piece[a]])]
+            rows.append(torch.softmax((k[seen] @ q[a]) * scale, 0) @ v[seen])
+        out.append(torch.stack(rows))
+    return torch.stack(out)[None]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.lists(st.integers(0, 5), max_size=3)), min_size=1, max_size=3),
+    st.sampled_from([(2, 2), (4, 2), (4, 1)]),
+    st.sampled_from([None, 0.3]),
+)
+@settings(max_examples=40, deadline=None)
+def test_attention_agrees_with_its_definition_in_value_and_gradient(groups, heads, scale):
+    owners = [p for p, (_, tails) in enumerate(groups) for _ in tails]
+    if not owners:
+        return
+    packing, _ = Packing.of([head for head, _ in groups], [t for _, tails in groups for t in tails], owners)
+    g = torch.Generator().manual_seed(0)
+    made = [
+        torch.randn(1, count, sum(packing.sizes), 8, generator=g, dtype=torch.double, requires_grad=True)
+        for count in (heads[0], heads[1], heads[1])
+    ]
+    weights = torch.randn(made[0].shape, generator=g, dtype=torch.double)
+    got, want = attend(*made, packing, scale), slow(*made, packing, scale or 8**-0.5)
+    torch.testing.assert_close(got, want)
+    for one, other in zip(*(torch.autograd.grad((x * weights).sum(), made) for x in (got, want)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_positions_of_an_answer_go_on_where_its_prompt_ends():
+    packing, order = Packing.of([2, 9, 3], [2, 1, 0, 3], [2, 0, 2, 0])
+    assert order == [
+        0,
+        4,
+        6,
+        2,
+        3,
+        5,
+    ]  # prompt 0, rows 1 and 3; prompt 2, rows 0 and 2; 1 has none
+    assert packing.sizes == (2, 1, 3, 3, 2, 0) and packing.prompts == (0, 0, 0, 3, 3, 3)
+    assert packing.positions("cpu").tolist() == [[0, 1, 2, 2, 3, 4, 0, 1, 2, 3, 4]]
+    assert packing.starts == [0, 2, 3, 6, 9, 11]
+
+
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+def prompts_of(texts):
+    g = torch.Generator().manual_seed(4)
+    return [Prompt(torch.randint(20, (size,), generator=g)) for size in texts]
+
+
+def answers(codes, *sizes, owners, ended=None):
+    g = torch.Generator().manual_seed(3)
+    return Speech.pack([torch.randint(codes, (size,), generator=g) for size in sizes], ended, owners)
+
+
+def graded(backbone, prompts, speech):
+    """Scores and gradients of a weighted sum of them."""
+    backbone.zero_grad()
+    scores = backbone(prompts, speech)
+    (scores * torch.linspace(-1, 2, scores.numel()).view_as(scores)).sum().backward()
+    return scores.detach(), {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
+
+
+def same_as_padded(backbone, prompts, speech):
+    """The plain path and the packed one; returns how many positions each of them read."""
+    read = []
+    original = backbone._call_body
+
+    def counting(x, *args, **kwargs):
+        read.append(x.shape[0] * x.shape[1])
+        return original(x, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone(prompts, speech)
+    backbone._call_body = counting
+    packed, grads = graded(backbone, prompts, speech)
+    backbone._packs = lambda like: False
+    padded, expected = graded(backbone, prompts, speech)
+    del backbone._packs, backbone._call_body
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
+    assert grads.keys() == expected.keys()
+    whole = sum(float(g.norm()) ** 2 for g in expected.values()) ** 0.5
+    for name, grad in expected.items():
+        assert float((grads[name] - grad).norm()) <= 1e-4 * max(float(grad.norm()), 1e-2 * whole), name
+    return read
+
+
+class Packable(MyAdapter):
+    """The example's model, whose attention is told which positions belong together."""
+
+    def body(self, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, packing=None):
+        if packing is None:
+            return super().body(inputs_embeds, attention_mask, position_ids, past_key_values, use_cache)
+        x = inputs_embeds + self.model.positions(position_ids)
+        for layer in self.model.layers:
+            parts = layer.qkv(layer.norm1(x)).chunk(3, dim=-1)
+            q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in parts)
+            x = x + layer.out(attend(q, k, v, packing).transpose(1, 2).flatten(2))
+            x = x + layer.mlp(layer.norm2(x))
+        return x, None
+
+
+def own(kind=Packable):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind(MySpeechLM())
+
+
+def test_a_body_of_one_s_own_that_takes_packing():
+    speech = answers(OWN_CODES, 9, 4, 0, 7, 12, owners=[2, 0, 2, 0, 0], ended=[True, False, True, True, False])
+    packed, padded = same_as_padded(own(), prompts_of([5, 8, 3]), speech)
+    # marks are 2 positions: 7 + 23 for prompt 0, 5 + 9 for prompt 2, nothing for prompt 1; padded 5 x (7 + 12)
+    assert (packed, padded) == (7 + 23 + 5 + 9, 5 * 19)
+
+
+def test_one_that_does_not_is_scored_row_by_row_and_says_so_once():
+    backbone = own(MyAdapter)
+    asked = prompts_of([5]), answers(OWN_CODES, 9, 4, owners=[0, 0])
+    with pytest.warns(UserWarning, match=r"MyAdapter scores row by row, padded: its body has no argument `packing`"):
+        backbone(*asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone(*asked)
+
+
+def test_one_that_takes_packing_and_does_not_heed_it_is_found_out():
+    class Deaf(MyAdapter):
+        def body(self, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, packing=None):
+            return super().body(inputs_embeds, None, position_ids, past_key_values, use_cache)
+
+    speech = answers(OWN_CODES, 9, 4, owners=[0, 0])
+    with pytest.warns(UserWarning, match=r"packed, its features are 0\.\d+ \(of the largest\) from those of separate"):
+        scores = own(Deaf)(prompts_of([5]), speech)
+    torch.testing.assert_close(scores, own()(prompts_of([5]), speech))
+
+
+def test_one_that_fails_when_it_is_packed_is_scored_row_by_row():
+    class Failing(MyAdapter):
+        def body(self, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, packing=None):
+            assert packing is None, "no packing here"
+            return super().body(inputs_embeds, None, position_ids, past_key_values, use_cache)
+
+    with pytest.warns(UserWarning, match="AssertionError: no packing here"):
+        own(Failing)(prompts_of([5]), answers(OWN_CODES, 9, 4, owners=[0, 0]))
+
+
+def test_what_is_longer_than_the_context_is_refused_as_before():
+    backbone = own()
+    backbone.context = 15
+    with pytest.raises(ValueError, match="prompt and speech take 16 positions, Packable can read 15"):
+        backbone(prompts_of([5]), answers(OWN_CODES, 4, 9, owners=[0, 0]))
+
+
+# -- Hugging Face models -----------------------------------------------------------------------------------------------
+
+
+def causal(family, **settings):
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft", exc_type=ImportError)
+    from seaalign.backbones import CausalLM
+    from tests.backbones.tiny_hf import model_for
+
+    name = {"Llama": "orpheus", "Qwen2": "spark", "Qwen3": "llasa", "Mistral": "neutts"}[family]
+    model, layout, tokenizer = model_for(name, family, **({"sliding_window": None} if family == "Mistral" else {}))
+    return CausalLM(model, layout, tokenizer, **settings)
+
+
+@pytest.mark.audio
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral"])
+def test_hugging_face_families(family, lora, checkpointing):
+    torch.manual_seed(1)
+    backbone = causal(family, lora={"r": 4} if lora else None, gradient_checkpointing=checkpointing)
+    for name, value in backbone.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(value, std=0.1)
+    from tests.backbones.tiny_hf import prompts_for
+
+    speech = answers(12, 9, 4, 0, 7, 12, 6, owners=[2, 0, 2, 0, 1, 0], ended=[True, False, True, True, False, True])
+    packed, padded = same_as_padded(backbone, [p.plain() for p in prompts_for(backbone.spec)], speech)
+    assert packed < 0.7 * padded
+
+
+@pytest.mark.audio
+def test_the_user_s_model_is_left_as_it_was(tmp_path):
+    """Its own forward, its generation and what is saved of it do not change."""
+    backbone = causal("Qwen2")
+    from tests.backbones.tiny_hf import prompts_for
+
+    ids = torch.randint(200, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[0, 0, *[1] * 7], [1] * 9])
+
+    def results():
+        generated = backbone.model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=8)
+        return backbone.model(ids, attention_mask=mask).logits[mask.bool()], generated
+
+    before = results()
+    backbone(prompts_for(backbone.spec), answers(12, 9, 4, owners=[0, 0]))
+    after = results()
+    torch.testing.assert_close(after[0], before[0], atol=1e-5, rtol=1e-5)
+    assert torch.equal(after[1], before[1])
+    backbone.save(tmp_path / "m")
+    assert "packed" not in (tmp_path / "m" / "config.json").read_text()
+
+
+@pytest.mark.audio
+def test_another_kind_of_attention_is_named():
+    backbone = causal("Llama")
+    backbone.model.config._attn_implementation = "eager"
+    with pytest.warns(UserWarning, match="its attention is 'eager': load the model with attn_implementation='sdpa'"):
+        backbone(prompts_of([5]), answers(12, 9, 4, owners=[0, 0]))
+
+
+@pytest.mark.audio
+def test_reentrant_checkpointing_recomputes_the_packed_pass():
+    """In the backward pass the layers are run again, long after the call that packed."""
+    backbone = causal("Llama")
+    backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    backbone.train()
+    same_as_padded(backbone, prompts_of([5, 7]), answers(12, 9, 4, 6, owners=[0, 0, 1]))
+
+
+def test_chunked_scores_make_no_tensor_of_all_logits():
+    """The largest tensor that a backward pass keeps or makes is a chunk of logits, not (positions, V)."""
+    sizes = []
+    backbone = own()
+    backbone.chunk = 8
+    original = backbone.model.head.forward
+    backbone.model.head.forward = lambda x: sizes.append(len(x)) or original(x)
+    backbone(prompts_of([5]), answers(OWN_CODES, 30, 29, owners=[0, 0])).sum().backward()
+    assert max(sizes) == 8 and sum(sizes) == 2 * 61  # each position twice: the second time in the backward pass
