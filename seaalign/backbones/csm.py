@@ -237,7 +237,8 @@ def _loaded(model: Any, tokenizer: Any, dtype: str) -> tuple[Any, Any]:
         except ImportError as error:
             raise ImportError('CSM by name needs transformers 4.52 or later: pip install "seaalign[hf]"') from error
         if isinstance(model, str):
-            model = CsmForConditionalGeneration.from_pretrained(model)
+            model, report = pretrained.opened(CsmForConditionalGeneration, model)
+            pretrained.refuse_gaps(model, report)
             with frequencies_kept(model):
                 for name, child in model.named_children():
                     child.to(torch.float32 if name == "codec_model" else getattr(torch, dtype))

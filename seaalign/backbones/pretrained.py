@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seaalign.backbones.base import Unsupported
 from seaalign.backbones.lora_files import load_adapters, merged_state, save_adapters
-from seaalign.backbones.weights import load_into, read_weights
+from seaalign.backbones.weights import load_into, misfit, read_weights
 from seaalign.storage.columns import whole_folder
 
 # settings of a few families that change logits after the head; computing rows of the head alone would leave them out
@@ -42,9 +42,10 @@ def load(model: nn.Module | str | Path, tokenizer: Any, dtype: str) -> tuple[nn.
         tokenizer = tokenizer if tokenizer is not None else _own_tokenizer(model)
         try:
             # not .to(): that would round the rotary frequencies too, which no other code does
-            model = classes.AutoModelForCausalLM.from_pretrained(model, **{_dtype_name(classes): wanted})
+            model, report = opened(classes.AutoModelForCausalLM, model, **{_dtype_name(classes): wanted})
         except (OSError, ValueError) as error:  # a name that cannot be one is the latter in older releases
             raise ValueError(f"no model could be loaded from {model!r}: {str(error).splitlines()[0]}") from error
+        refuse_gaps(model, report)
     if isinstance(tokenizer, str | Path):
         tokenizer = _transformers().AutoTokenizer.from_pretrained(tokenizer)
     if any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values()):
@@ -60,6 +61,31 @@ def load(model: nn.Module | str | Path, tokenizer: Any, dtype: str) -> tuple[nn.
             "show: write an adapter of your own on DecoderOnly, with that in logits()"
         )
     return model, tokenizer  # type: ignore[return-value]
+
+
+def opened(kind: Any, name: str, **settings: Any) -> tuple[Any, Any]:
+    """`kind.from_pretrained(name)`, and what it had no weights for; see `refuse_gaps`."""
+    loaded = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
+    return loaded  # type: ignore[no-any-return]
+
+
+def refuse_gaps(model: Any, report: Any) -> None:
+    """Refuse what transformers fills with random numbers and goes on with.
+
+    Raises:
+        ValueError: weights and config do not belong together; names tensors and sizes.
+    """
+    missing, strange = (sorted(report[f"{what}_keys"]) for what in ("missing", "unexpected"))
+    sizes = [
+        f"{key} is {tuple(found)} in the file and {tuple(wanted)} by the config"
+        for key, found, wanted in sorted(report["mismatched_keys"], key=lambda each: str(each[0]))
+    ]
+    if missing or strange or sizes:
+        cause = (
+            "The weights belong to another config.json, or were saved under another prefix. Mend the folder; or load "
+            "the model yourself and give it instead of its name"
+        )
+        raise ValueError(misfit(type(model).__name__, model.name_or_path, sizes, missing, strange, cause))
 
 
 def _dtype_name(classes: Any) -> str:

@@ -145,13 +145,13 @@ class StepBackbone(Backbone):
         """NaN of half-precision weights, by its name; under autocast the Trainer's gradient scaler looks after it."""
         if features.dtype != torch.float16 or torch.is_autocast_enabled(features.device.type):
             return
-        lost = scores.detach().isnan()
+        lost = ~scores.detach().isfinite()
         if bool(lost.any()):
             row, column = mask.nonzero()[lost][0].tolist()
             odd = "the logits" if bool(features.detach()[lost][0].isfinite().all()) else "the features"
             raise ValueError(
-                f"{int(lost.sum())} of {len(lost)} log-probs are NaN; {odd} at row {row}, column {column} are not "
-                f"finite: float16 ends at {torch.finfo(torch.float16).max:.0f} and overflowed; use bfloat16 or float32"
+                f"{int(lost.sum())} of {len(lost)} log-probs are not finite; {odd} at row {row}, column {column} are "
+                f"neither: float16 ends at {torch.finfo(torch.float16).max:.0f} and overflowed; use bfloat16 or float32"
             )
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ Files come from other people's training runs, so nothing is unpickled unless the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -130,7 +131,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str | Path
     missing = [name for name, value in wanted.items() if name not in state and value.data_ptr() not in given]
     strange = [name for name in state if name not in wanted]
     if wrong or missing or strange:
-        raise ValueError(_misfit(module, source, wrong, missing, strange, hint, _cause(wanted, state)))
+        cause = hint or _cause(wanted, state)
+        raise ValueError(misfit(type(module).__name__, source, wrong, missing, strange, cause))
     _refuse_losses(wanted, state, source)
     with torch.no_grad():
         for name, value in wanted.items():
@@ -165,21 +167,33 @@ def _cause(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     ]
     if any(name.startswith("backbone.") for name in state):
         return "It is a checkpoint of `seaalign fit`: give it as --weights, or write it out by `seaalign export`."
+    depths = [_depth(names) for names in (state, wanted)]
+    if not apart and depths[0] != depths[1] and _numberless(state) == _numberless(wanted):
+        return f"The depth is another one: {depths[0]} layers in the file, {depths[1]} in the model."
     if not apart:
         return "They are weights of another class, or carry another prefix."
     rows_only = all(len(a) == len(b) and a[1:] == b[1:] for a, b in apart)
     return "The vocabulary is another one." if rows_only else "The model has another size."
 
 
-def _misfit(
-    module: nn.Module,
+def _numberless(names: Iterable[str]) -> set[str]:
+    return {re.sub(r"\.\d+\.", ".#.", name) for name in names}
+
+
+def _depth(names: Iterable[str]) -> int:
+    """How many layers the longest list has."""
+    return 1 + max((int(number) for name in names for number in re.findall(r"\.(\d+)\.", name)), default=-1)
+
+
+def misfit(
+    kind: str,
     source: str | Path,
-    wrong: list[str],
-    missing: list[str],
-    strange: list[str],
-    hint: str,
+    wrong: Sequence[str],
+    missing: Sequence[str],
+    strange: Sequence[str],
     cause: str,
 ) -> str:
+    """What to say of weights that do not fit: sizes, names on either side, the likely cause."""
     said = []
     if wrong:
         said.append(wrong[0] + (f", and {len(wrong) - 1} more" if wrong[1:] else ""))
@@ -187,7 +201,7 @@ def _misfit(
         said.append(f"it lacks {_some(missing)}")
     if strange:
         said.append(f"the model has no {_some(strange)}")
-    return f"{source} does not fit {type(module).__name__}: {'; '.join(said)}. {hint or cause}"
+    return f"{source} does not fit {kind}: {'; '.join(said)}. {cause}"
 
 
 def _some(names: Iterable[str]) -> str:

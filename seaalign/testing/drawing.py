@@ -81,19 +81,20 @@ def _global_state() -> dict[str, object]:
 def composition(probe: Probe) -> str | None:
     """A prompt draws the same answers alone, in another order, as the first of more, beside rows that stop early."""
     name, prompts, heat = "sampling depends on batch composition", probe.prompts, 1.2
-    company = probe.draw(n=2, temperature=heat, max_len=8).rows()
+    n = 16 if probe.coarse else 2
+    company = probe.draw(n=n, temperature=heat, max_len=8).rows()
     for p, prompt in enumerate(prompts):
-        rows = probe.draw([prompt], n=2, temperature=heat, max_len=8).rows()
-        _equal(company[2 * p : 2 * p + 2], rows, name, f"prompt {p} in company and alone gave", probe)
-    swapped = probe.draw(prompts[::-1], n=2, temperature=heat, max_len=8).rows()
+        rows = probe.draw([prompt], n=n, temperature=heat, max_len=8).rows()
+        _equal(company[n * p : n * p + n], rows, name, f"prompt {p} in company and alone gave", probe)
+    swapped = probe.draw(prompts[::-1], n=n, temperature=heat, max_len=8).rows()
     last = len(prompts) - 1
-    again = [swapped[2 * (last - p) + i] for p in range(len(prompts)) for i in range(2)]
+    again = [swapped[n * (last - p) + i] for p in range(len(prompts)) for i in range(n)]
     _equal(company, again, name, "prompts in order and reversed gave", probe)
-    more = probe.draw(n=5, temperature=heat, max_len=8).rows()
-    firsts = [more[5 * p + i] for p in range(len(prompts)) for i in range(2)]
-    _equal(company, firsts, name, "n=2 and the first two of n=5 gave", probe)
+    more = probe.draw(n=n + 3, temperature=heat, max_len=8).rows()
+    firsts = [more[(n + 3) * p + i] for p in range(len(prompts)) for i in range(n)]
+    _equal(company, firsts, name, f"n={n} and the first of n={n + 3} gave", probe)
     short = torch.tensor([8, 1, 1]).repeat(len(company))[: len(company)]
-    beside = probe.draw(n=2, temperature=heat, max_len=short).rows()
+    beside = probe.draw(n=n, temperature=heat, max_len=short).rows()
     cut = [row[:most] for row, most in zip(company, short.tolist(), strict=True)]
     _equal(cut, beside, name, "without and with rows that stop early gave", probe)
     return None if len(prompts) > 1 else "one prompt only: order and company not tested"
@@ -128,9 +129,14 @@ def temperature(probe: Probe) -> str | None:
 
 
 def _equal(want: Sequence[Tensor], got: Sequence[Tensor], name: str, numbers: str, probe: Probe | None = None) -> None:
-    """All rows equal; in half precision most of them, because rounding then depends on the size of the batch."""
-    differ = [i for i, (a, b) in enumerate(zip(want, got, strict=True)) if not torch.equal(a, b)]
-    allowed = len(want) // 2 if probe is not None and probe.atol > 1e-3 else 0
+    """All rows equal; in half precision most of their first frames.
+
+    Rounding then depends on the size of the batch: each draw differs with a few per cent, a row with many times that.
+    """
+    coarse = probe is not None and probe.coarse
+    pairs = [(a[:1], b[:1]) if coarse else (a, b) for a, b in zip(want, got, strict=True)]
+    differ = [i for i, (a, b) in enumerate(pairs) if not torch.equal(a, b)]
+    allowed = len(want) // 2 if coarse else 0
     if len(differ) > allowed:
         first = f"{want[differ[0]].tolist()} and {got[differ[0]].tolist()}"
         raise fault(name, f"{numbers} {first} ({len(differ)} of {len(want)} rows differ)")

@@ -67,6 +67,11 @@ class Probe:
         """A difference below this is no reaction at all."""
         return self.atol / 100
 
+    @property
+    def coarse(self) -> bool:
+        """Are these scores of half precision?"""
+        return self.atol > 1e-3
+
     def forward(self, speech: Speech, prompts: Sequence[Prompt] | None = None) -> Tensor:
         return self.backbone(self.prompts if prompts is None else list(prompts), speech)
 

@@ -450,6 +450,12 @@ def test_a_fault_in_sample_is_named(make):
         check(make)
 
 
+def test_draws_that_hang_on_the_batch_are_found_in_half_precision_too():
+    """Rows of correct models differ there as well, after a few frames: first frames are compared, and most count."""
+    with pytest.raises(BackboneError, match=r"^sampling depends on batch composition: .*of \d+ rows differ"):
+        check_backbone(built(MultinomialOverBatch).bfloat16(), ragged_prompts(), Speech.pack(tokens(14, 9, 5)))
+
+
 def test_another_sampler_may_leave_the_model():
     backbone = built(OtherLogits)
     backbone.sampler = "sharpened"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -368,8 +369,49 @@ def test_float16_that_overflows_says_so():
     with torch.no_grad():
         backbone(prompts, speech)
         backbone.model.model.layers[0].mlp.down_proj.weight.mul_(3e4)
-    with pytest.raises(ValueError, match=r"log-probs are NaN; the features at row 0, column 0.*float16 ends at 65504"):
+    with pytest.raises(ValueError, match=r"not finite; the features at row 0, column 0.*float16 ends at 65504"):
         backbone(prompts, speech)
+    with pytest.raises(ValueError, match=r"logits of row 0 are NaN or infinite at step 0: float16 ends at 65504"):
+        backbone.sample(prompts, max_len=2)
+    head = backbone_for("orpheus").half()
+    with torch.no_grad():
+        head.model.lm_head.weight.mul_(1e5)  # the logits alone, and to infinity rather than NaN
+    with pytest.raises(ValueError, match=r"not finite; the logits at row 0"):
+        head(prompts, speech)
+    with pytest.raises(ValueError, match=r"logits of row 0 are NaN or infinite at step 0: float16 ends at 65504"):
+        head.sample(prompts, max_len=2, temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rename", "said"),
+    [
+        ({"num_hidden_layers": 4, "layer_types": None}, "", r"it lacks model\.layers\.2\.input_layer"),
+        (
+            {"num_hidden_layers": 1, "layer_types": None},
+            "",
+            r"the model has no model\.layers\.1\.input_layer",
+        ),
+        (
+            {"hidden_size": 64, "head_dim": 8},
+            "",
+            r"lm_head\.weight is \(\d+, 32\) in the file and \(\d+, 64\) by the",
+        ),
+        ({}, "module.", r"it lacks lm_head\.weight.*the model has no module\.lm_head\.weight"),
+    ],
+    ids=["deeper", "shallower", "wider", "prefix"],
+)
+def test_a_folder_whose_weights_and_config_differ_is_refused(tmp_path, settings, rename, said):
+    """transformers would go on with random numbers in the place of what is missing."""
+    from safetensors.torch import load_file, save_file
+
+    backbone_for("spark", "Qwen2").save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **settings}))
+    weights = {rename + name: value for name, value in load_file(tmp_path / "model.safetensors").items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=said) as caught:
+        CausalLM(str(tmp_path), SMALL["spark"])
+    assert "belong to another config.json, or were saved under another prefix" in str(caught.value)
 
 
 def test_lora_is_float32_on_a_model_of_16_bits_and_frequencies_stay():
@@ -489,3 +531,10 @@ def test_peft_s_own_names_and_kinds_are_told_apart(tmp_path):
         CausalLM(str(tmp_path / "lora"), layout, tokenizer)
     with pytest.raises(ValueError, match="has no place for a style prefix: pass prompt.plain"):
         backbone_for("orpheus")([Prompt([5], Style([1]))], Speech.pack([[1]]))
+
+
+def test_weights_of_another_depth_are_named_so(tmp_path):
+    backbone_for("spark", "Qwen2").save(tmp_path / "two")
+    model, layout, tokenizer = model_for("spark", "Qwen2", num_hidden_layers=3)
+    with pytest.raises(ValueError, match=r"The depth is another one: 2 layers in the file, 3 in the model"):
+        CausalLM(model, layout, tokenizer).load(tmp_path / "two")

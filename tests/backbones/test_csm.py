@@ -450,3 +450,13 @@ def test_there_is_no_timbre_for_dgsa_and_tdsc_prefers_what_it_is_told(tmp_path):
     assert all(p.requires_grad == (p.grad is not None) for p in backbone.parameters())
     assert margins[0] == pytest.approx(0, abs=1e-4) and margins[-1] > 0.5
     assert all(map(torch.equal, codec, backbone.model.codec_model.parameters()))
+
+
+def test_a_folder_whose_weights_have_another_prefix_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tiny().save_pretrained(tmp_path)
+    weights = {"module." + name: value for name, value in load_file(tmp_path / "model.safetensors").items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"it lacks .*the model has no module\."):
+        CSM(str(tmp_path))
