@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seaalign.functional.tokens import flatten_tokens
+from seaalign.functional.tokens import blocks
 
 
 class Repetition(NamedTuple):
@@ -80,7 +80,12 @@ def repetition_hits(
     """
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}: a run needs at least two tokens.")
-    stream, sizes = flatten_tokens(tokens, lengths)
+    parts = [_hits(stream, sizes, k) for stream, sizes in blocks(tokens, lengths)]
+    hits, positions = zip(*parts, strict=True)
+    return torch.cat(hits), torch.cat(positions)
+
+
+def _hits(stream: Tensor, sizes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     ends = sizes.cumsum(0)
     if stream.numel() <= k:
         return torch.zeros_like(sizes), (sizes - k).clamp(min=0)

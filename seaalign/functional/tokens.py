@@ -12,12 +12,14 @@ Entropy is a *corpus* statistic that grows with the number of tokens: 5,000 toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from seaalign.functional.entropy import Correction, count_entropy
+
+_BLOCK = 1 << 18  # tokens
 
 
 def token_counts(tokens: Tensor | Sequence[Tensor], lengths: Tensor | None = None, *, vocab_size: int) -> Tensor:
@@ -39,7 +41,12 @@ def token_counts(tokens: Tensor | Sequence[Tensor], lengths: Tensor | None = Non
     >>> token_counts([torch.tensor([0, 2, 2]), torch.tensor([2])], vocab_size=4).tolist()
     [1, 0, 3, 0]
     """
-    stream, _ = flatten_tokens(tokens, lengths)
+    return sum(
+        (_counted(stream, vocab_size) for stream, _ in blocks(tokens, lengths)), torch.zeros((), dtype=torch.int64)
+    )
+
+
+def _counted(stream: Tensor, vocab_size: int) -> Tensor:
     if stream.numel():
         low, high = (int(bound) for bound in torch.aminmax(stream))
         if low < 0 or high >= vocab_size:
@@ -104,21 +111,41 @@ def tokens_per_unit(lengths: Tensor, units: Tensor) -> Tensor:
     return lengths.sum() / units.sum()
 
 
-def flatten_tokens(tokens: Tensor | Sequence[Tensor], lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Both forms of utterances as one stream.
+def blocks(tokens: Tensor | Sequence[Tensor], lengths: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both forms of utterances as streams of whole utterances, one or more.
+
+    Streams that fit a processor's cache: a corpus as a single one takes three times as long, for copying it.
 
     Args:
         tokens: utterances, see the module's docstring.
         lengths: (B,) tokens per row of a padded tensor.
 
-    Returns:
-        (sum of lengths,) tokens without padding and (B,) int64 lengths.
+    Yields:
+        (sum of sizes,) tokens without padding and (b,) int64 sizes.
 
     Raises:
         ValueError: for shapes or dtypes that do not fit.
     """
+    rows = _rows(tokens, lengths)
+    if isinstance(rows, tuple):
+        yield rows
+        return
+    first, size = 0, 0
+    for i, row in enumerate(rows):
+        size += row.numel()
+        if size >= _BLOCK:
+            yield _join(rows[first : i + 1])
+            first, size = i + 1, 0
+    if first < len(rows) or not rows:
+        yield _join(rows[first:])
+
+
+def _rows(tokens: Tensor | Sequence[Tensor], lengths: Tensor | None) -> Sequence[Tensor] | tuple[Tensor, Tensor]:
+    """Utterances one by one; or as one stream with its lengths, where they are one already."""
     if not isinstance(tokens, Tensor):
-        return _join(tokens, lengths)
+        if lengths is not None:
+            raise ValueError("a list of utterances has its own lengths: pass lengths=None, or a padded tensor.")
+        return list(tokens)
     rows = tokens[None] if tokens.dim() == 1 else tokens
     if rows.dim() != 2:
         raise ValueError(f"tokens must be (T,) or (B, T), got {tuple(tokens.shape)}; choose one codebook: [..., 0].")
@@ -132,14 +159,11 @@ def flatten_tokens(tokens: Tensor | Sequence[Tensor], lengths: Tensor | None = N
     wrong = (lengths < 0) | (lengths > width)
     if bool(wrong.any()):
         raise ValueError(f"lengths {lengths[wrong].tolist()} are outside [0, {width}], the width of tokens.")
-    # Slices and one concatenation: a mask over (B, T) takes four times as long for 90 million tokens.
-    slices = [row[:size] for row, size in zip(rows, lengths.tolist(), strict=True)]
-    return torch.cat(slices) if slices else rows.reshape(-1), lengths
+    # slices: a mask over (B, T) takes four times as long for 90 million tokens
+    return [row[:size] for row, size in zip(rows, lengths.tolist(), strict=True)]
 
 
-def _join(utterances: Sequence[Tensor], lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    if lengths is not None:
-        raise ValueError("a list of utterances has its own lengths: pass lengths=None, or a padded tensor.")
+def _join(utterances: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     if not utterances:
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
     for utterance in utterances:

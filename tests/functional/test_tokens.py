@@ -161,3 +161,21 @@ def test_nothing_at_all():
         token_entropy([], vocab_size=3)
     with pytest.raises(ValueError, match="k must be >= 1"):
         repetition_rate(torch.tensor([1, 1]), k=0)
+
+
+def test_statistics_do_not_depend_on_where_a_corpus_is_cut(monkeypatch):
+    """Corpora are counted in parts of whole utterances."""
+    g = torch.Generator().manual_seed(0)
+    rows = [torch.randint(3, (int(size),), generator=g) for size in torch.randint(0, 40, (60,), generator=g)]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    results = []
+    for block in (1 << 18, 64, 1):
+        monkeypatch.setattr("seaalign.functional.tokens._BLOCK", block)
+        for form in ((rows,), (padded, lengths)):
+            counts, repeated = token_counts(*form, vocab_size=3), repetition_rate(*form)
+            results.append(
+                torch.cat([counts.float(), repeated.per_utterance, repeated.rate[None], repeated.pooled[None]])
+            )
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert results[0][:3].sum() == lengths.sum()
