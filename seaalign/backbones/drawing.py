@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,16 @@ from seaalign.records import Speech
 
 Draw = Callable[..., Tensor]
 _PACE = 8  # steps between two looks at how many rows are left, where looking means to wait for the device
+
+
+class Rows(NamedTuple):
+    """Rows to draw, (B,) each."""
+
+    prompt: Tensor  # which one each row answers
+    key: Tensor  # of its random numbers
+    temperature: Tensor
+    most: Tensor  # frames
+    least: Tensor
 
 
 class _Run(NamedTuple):
@@ -28,30 +39,63 @@ class _Run(NamedTuple):
     ended: Tensor
 
 
-def draw_rows(
-    backbone: Any, feature: Tensor, state: Any, keys: Tensor, limits: list[Tensor], top_p: float, owner: Tensor
-) -> Speech:
+def in_waves(draw_part: Callable[[int, int], Speech], rows: int, size: int) -> Speech:
+    """Draw rows in waves, and in half as large ones from where memory has run out.
+
+    Args:
+        draw_part: `(first, last) -> Speech`, rows first..last-1.
+        rows: how many there are.
+        size: of a wave.
+
+    Raises:
+        RuntimeError: memory runs out over a single row.
+    """
+    parts = list[Speech]()
+    first = 0
+    while first < rows:
+        last = min(first + size, rows)
+        try:
+            parts.append(draw_part(first, last))
+            first = last
+        except RuntimeError as error:
+            if last - first < 2 or not _out_of_memory(error):
+                raise
+            size = (last - first) // 2
+        else:
+            continue
+        # here, and not where the error is still held with all that it refers to
+        torch.cuda.empty_cache()
+        warnings.warn(f"memory ran out over {last - first} rows: going on with {size} at once", stacklevel=3)
+    if len(parts) < 2:
+        return parts[0] if parts else Speech.pack([])
+    owner, ended = (torch.cat([getattr(part, name) for part in parts]) for name in ("prompt", "ended"))
+    return Speech.pack([row for part in parts for row in part.rows()], ended, owner)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def draw_rows(backbone: Any, feature: Tensor, state: Any, asked: Rows, top_p: float) -> Speech:
     """Draw token by token what follows, all rows side by side; rows that are done leave.
 
     Args:
         backbone: a `StepBackbone`.
         feature: what predicts the first token (B, D).
         state: of the backbone, one entry per row.
-        keys: random keys (B,).
-        limits: temperature, most and least frames, (B,) each.
+        asked: the rows.
         top_p: nucleus mass.
-        owner: the prompt of each row (B,).
 
     Raises:
         ValueError: logits that no id can be drawn from.
     """
-    rows, steps = len(owner), int(limits[1].max()) if len(owner) else 0
+    owner, key, heat, most, least = asked
+    rows, steps = len(owner), int(most.max()) if len(owner) else 0
     books = () if backbone.codebooks is None else (backbone.codebooks,)
     tokens = torch.zeros((rows, steps, *books), dtype=torch.long, device=owner.device)
     lengths, ended = torch.zeros_like(owner), torch.zeros_like(owner, dtype=torch.bool)
-    heat, most, least = limits
     here = torch.arange(rows, device=owner.device)
-    run = _Run(here, keys, heat, most, least, live=most > 0, length=most, ended=ended.clone())
+    run = _Run(here, key, heat, most, least, live=most > 0, length=most, ended=ended.clone())
     pace, greedy = 1 if owner.device.type == "cpu" else _PACE, bool((heat == 0).any())
     for step in range(steps):
         frame = backbone.frame_draw(feature, _drawer(backbone, run, top_p, step, greedy))

@@ -16,7 +16,7 @@ from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys, row_limits, seed_of
-from seaalign.backbones.drawing import Draw, draw_rows
+from seaalign.backbones.drawing import Draw, Rows, draw_rows, in_waves
 from seaalign.functional.likelihood import chosen_logp
 from seaalign.records import Prompt, Speech
 
@@ -33,6 +33,7 @@ class StepBackbone(Backbone):
         codebooks: None for tokens (B, T), K for tokens (B, T, K): then override `frame_score` and `frame_draw`.
         banned: ids that are scored but never drawn.
         chunk: positions that go through the head at once; None: as many as make 64 MB of logits.
+        wave: rows that are drawn at once.
         engine: samples in the place of the loop here where it is not None; see `VLLM`.
     """
 
@@ -41,6 +42,7 @@ class StepBackbone(Backbone):
     banned: tuple[int, ...] = ()
     chunk: int | None = None
     engine: Any = None
+    wave: int = 512
 
     @abstractmethod
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
@@ -176,18 +178,29 @@ class StepBackbone(Backbone):
         min_len: int | Tensor = 0,
         generator: torch.Generator | None = None,
     ) -> Speech:
-        """See `Backbone.sample`. Each prompt is read once; finished rows leave the batch."""
+        """See `Backbone.sample`. Each prompt is read once; finished rows leave the batch.
+
+        More than `wave` rows are drawn one wave after the other, and in smaller waves where memory runs out: what a row
+        draws does not depend on which others are drawn beside it.
+        """
         if self.engine is not None:
             drawn: Speech = self.engine.sample(self, prompts, n, temperature, top_p, max_len, min_len, generator)
             return drawn
         seed, device = seed_of(generator), self._device()
-        limits = row_limits(temperature, max_len, min_len, len(prompts) * n, device)
-        with evaluating(self):
-            feature, state = self.prefill([prompt.to(device) for prompt in prompts])
-            owner = torch.arange(len(prompts), device=device).repeat_interleave(n)
+        rows = Rows(
+            torch.arange(len(prompts), device=device).repeat_interleave(n),
+            row_keys(prompts, n, seed).to(device),
+            *row_limits(temperature, max_len, min_len, len(prompts) * n, device),
+        )
+
+        def draw(first: int, last: int) -> Speech:
+            asked = range(first // n, (last - 1) // n + 1)
+            part = Rows(*(values[first:last] for values in rows))
+            feature, state = self.prefill([prompts[i].to(device) for i in asked])
+            owner = part.prompt - asked.start
             if (room := self.room(state)) is not None:
-                limits[1] = torch.minimum(limits[1], room[owner])
-            keys = row_keys(prompts, n, seed).to(device)
-            return draw_rows(
-                self, feature.index_select(0, owner), self.select(state, owner), keys, limits, top_p, owner
-            )
+                part = part._replace(most=torch.minimum(part.most, room[owner]))
+            return draw_rows(self, feature.index_select(0, owner), self.select(state, owner), part, top_p)
+
+        with evaluating(self):
+            return in_waves(draw, len(rows.key), self.wave)

@@ -296,3 +296,49 @@ def test_the_miniature_runs_in_bfloat16():
     half = lm.bfloat16()(prompts, speech)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, full, atol=0.1, rtol=0.05)
+
+
+def test_waves_draw_what_one_batch_draws():
+    backbone, prompts = decoder(), [*TIMBRE]
+    settings = {"n": 5, "temperature": torch.linspace(0.5, 1.5, 5 * len(prompts)), "max_len": 9}
+    whole = backbone.sample(prompts, generator=torch.Generator().manual_seed(1), **settings)
+    for wave in (4, 1, 7):
+        backbone.wave = wave
+        parts = backbone.sample(prompts, generator=torch.Generator().manual_seed(1), **settings)
+        for name in ("tokens", "lengths", "ended", "prompt"):
+            assert torch.equal(getattr(parts, name), getattr(whole, name)), (wave, name)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_where_memory_runs_out_smaller_waves_go_on(error):
+    backbone, prompts, sizes = decoder(), [*TIMBRE], []
+    want = backbone.sample(prompts, n=5, max_len=9, generator=torch.Generator().manual_seed(1))
+    original = backbone.extend
+
+    def small(state, tokens):
+        sizes.append(len(tokens))
+        if len(tokens) > 3:
+            raise error
+        return original(state, tokens)
+
+    backbone.extend = small
+    with pytest.warns(UserWarning, match=rf"memory ran out over {5 * len(prompts)} rows: going on with"):
+        got = backbone.sample(prompts, n=5, max_len=9, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(got.tokens, want.tokens) and torch.equal(got.ended, want.ended)
+    assert sum(size > 3 for size in sizes) < 4  # it goes on with what fits, and does not try again
+
+
+def test_memory_that_one_row_does_not_have_is_the_error_that_it_is():
+    backbone = decoder()
+
+    def never(state, tokens):
+        raise torch.OutOfMemoryError("no memory at all")
+
+    backbone.extend = never
+    with (
+        pytest.raises(torch.OutOfMemoryError, match="no memory at all"),
+        pytest.warns(UserWarning, match="memory ran out"),
+    ):
+        backbone.sample(TIMBRE[:1], n=2, max_len=9, min_len=9)
