@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from seaalign.backbones.base import Backbone, calls, evaluating
+from seaalign.critique.behind import Behind
 from seaalign.critique.decode import decoded
 from seaalign.critique.plan import NothingAccepted, Plan, advice, mean_scores, sentences_hash, short
 from seaalign.judges import Judge, VerdictCache
@@ -91,10 +92,10 @@ class Round:
         if weights is None:
             raise ValueError(f"{self.folder} is not complete, and the weights that it was begun with are gone")
         judge = self.judge.using(self._cache()) if self.judge else None
-        with evaluating(backbone):
+        judging = Behind[list[Candidate]](lambda wave: self._ask(judge, wave, backbone))
+        with evaluating(backbone), judging:
             for candidates in self._own(backbone):
-                if judge is not None:
-                    self._ask(judge, candidates, backbone)
+                judging.put(candidates)
         self.barrier()
         if self.rank == 0:
             self._mine()
@@ -178,7 +179,9 @@ class Round:
             write_candidates(self._wave(wave), candidates)
             yield candidates
 
-    def _ask(self, judge: Judge, candidates: list[Candidate], backbone: Backbone) -> None:
+    def _ask(self, judge: Judge | None, candidates: list[Candidate], backbone: Backbone) -> None:
+        if judge is None:
+            return
         before = self.seconds["decode"]
 
         def decode(batch: Sequence[Candidate]) -> list[Candidate]:
