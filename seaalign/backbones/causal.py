@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from seaalign.backbones import pretrained
 from seaalign.backbones.base import Engine, Unsupported
-from seaalign.backbones.decoder import DecoderOnly
+from seaalign.backbones.decoder import DecoderOnly, look_up
 from seaalign.backbones.layouts import Layout
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.placement import Placement
@@ -106,17 +107,22 @@ class CausalLM(DecoderOnly):
         return "nucleus" if self.engine is None else str(self.engine.sampler)
 
     def embed_prompt(self, prompt: Prompt) -> Tensor:
-        ids = self.prompt_ids(prompt)
-        low, high, rows = int(ids.min()), int(ids.max()), len(self._embedding.weight)
+        return self.pieces([prompt], Speech.pack([]))[0][0]
+
+    def embed_speech(self, tokens: Tensor, start: int) -> Tensor:
+        return self._embedding(self.place.codes[tokens])  # type: ignore[no-any-return]
+
+    def pieces(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[Tensor]]:
+        heads = [self.prompt_ids(prompt) for prompt in prompts]
+        ids, rows = torch.cat(heads), len(self._embedding.weight)
+        low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= rows:
             raise ValueError(
                 f"the prompt holds text id {low if low < 0 else high}, and {type(self.model).__name__} has ids "
                 f"0..{rows - 1}: it was made by another tokenizer"
             )
-        return self._embedding(ids)  # type: ignore[no-any-return]
-
-    def embed_speech(self, tokens: Tensor, start: int) -> Tensor:
-        return self._embedding(self.place.codes[tokens])  # type: ignore[no-any-return]
+        found = look_up(self._embedding, [*heads, *(self.place.codes[row] for row in speech.rows())])
+        return found[: len(heads)], found[len(heads) :]
 
     def logits(self, features: Tensor) -> Tensor:
         head = pretrained.head_of(self.model)

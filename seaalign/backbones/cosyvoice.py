@@ -13,7 +13,7 @@ from seaalign.backbones.base import Engine, Unsupported
 from seaalign.backbones.cosyvoice_parts import likely_cause, parts_of, served_weights, version_of, write_weights
 from seaalign.backbones.cosyvoice_prompt import Unistream
 from seaalign.backbones.cosyvoice_sound import check_timbre, open_folder
-from seaalign.backbones.decoder import DecoderOnly
+from seaalign.backbones.decoder import DecoderOnly, look_up
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.lora_files import load_adapters, save_adapters
 from seaalign.backbones.pretrained import checkpoint as checkpoint_activations
@@ -131,14 +131,20 @@ class CosyVoice(DecoderOnly):
         return None if self.sound is None else self.sound.sample_rate
 
     def embed_prompt(self, prompt: Prompt) -> Tensor:
-        lm, (text, style) = self.lm, self.unistream(prompt)
-        marks = (lm.llm_embedding if self.unistream.version == 2 else lm.speech_embedding).weight
-        sos, task = int(getattr(lm, "sos", 0)), int(lm.task_id)  # checkouts before CosyVoice 3 call the first sos_eos
-        said = self.body.embed_tokens(text)
-        return torch.cat([marks[sos, None], said, marks[task, None], lm.speech_embedding(style)])
+        return self.pieces([prompt], Speech.pack([]))[0][0]
 
     def embed_speech(self, tokens: Tensor, start: int) -> Tensor:
         return self.lm.speech_embedding(tokens)
+
+    def pieces(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[Tensor]]:
+        lm, laid = self.lm, [self.unistream(prompt) for prompt in prompts]
+        marks = (lm.llm_embedding if self.unistream.version == 2 else lm.speech_embedding).weight
+        sos, task = int(getattr(lm, "sos", 0)), int(lm.task_id)  # checkouts before CosyVoice 3 call the first sos_eos
+        begin, turn = marks[[sos, task]].split(1)
+        said = look_up(self.body.embed_tokens, [text for text, _ in laid])
+        spoken = look_up(lm.speech_embedding, [*(style for _, style in laid), *speech.rows()])
+        heads = [torch.cat([begin, text, turn, style]) for text, style in zip(said, spoken, strict=False)]
+        return heads, spoken[len(heads) :]
 
     def logits(self, features: Tensor) -> Tensor:
         return self.lm.llm_decoder(features)

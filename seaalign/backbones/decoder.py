@@ -203,6 +203,11 @@ class DecoderOnly(StepBackbone):
         return output.last_hidden_state, new
 
 
+def look_up(table: Callable[[Tensor], Tensor], ids: Sequence[Tensor]) -> list[Tensor]:
+    """Embeddings (L_i, D) of rows of ids (L_i,), in one go: the gradient of each go is as large as the table."""
+    return list(table(torch.cat(list(ids))).split([len(row) for row in ids]))
+
+
 @contextmanager
 def frequencies_kept(module: nn.Module) -> Iterator[None]:
     """Inside, types of weights may change; those of rotary frequencies do not.
