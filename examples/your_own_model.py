@@ -120,7 +120,7 @@ class MyAdapter(DecoderOnly):
     def load(self, path: str | Path, unsafe: bool = False) -> None:
         """The same the other way: strict, and nothing but tensors unless `unsafe`."""
         if Path(path).is_dir():
-            return load_adapters(self, path)
+            return load_adapters(self, path, unsafe)
         load_into(self.model, read_weights(path, unsafe), path)
 
 

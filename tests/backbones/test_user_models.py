@@ -119,7 +119,8 @@ def test_the_example_s_files_are_those_of_its_own_code(tmp_path, lora):
     backbone = built(decoder)
     if lora:
         pytest.importorskip("peft")
-        add_lora(backbone, r=2, targets=["qkv", "out"])
+        backbone.lora_defaults = {"targets": ["qkv", "out"]}
+        add_lora(backbone, r=2)
     with torch.no_grad():
         for parameter in filter(lambda one: one.requires_grad, backbone.parameters()):
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
