@@ -7,15 +7,20 @@ alignment needs. `check_backbone` then tests the adapter against every rule that
 fault where there is one.
 
 Part 1 stands for your code base, part 2 is what you write, part 3 is how you know that it is right.
+docs/your_own_model.md goes on from there: from your checkpoint and your data to a file that your own code loads.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seaalign import DecoderOnly, Prompt, Speech, Style
+from seaalign.backbones.lora_files import load_adapters, merged_state, save_adapters
+from seaalign.backbones.weights import load_into, read_weights
 from seaalign.testing import check_backbone
 
 TEXT, CODES, WIDTH, HEADS = 40, 64, 48, 4  # text ids, speech codes, model width, attention heads
@@ -68,7 +73,7 @@ class MySpeechLM(nn.Module):
 
 
 class MyAdapter(DecoderOnly):
-    """Two names (`eos`, `features`) and four short methods."""
+    """Two names (`eos`, `features`) and four short methods; and two more for your files."""
 
     eos = CODES  # id of the end token among the head's outputs; it is never stored in Speech.tokens
     features = frozenset({"style", "timbre"})  # the style prefix can be left out; Prompt.timbre is the decoder's
@@ -107,6 +112,16 @@ class MyAdapter(DecoderOnly):
     def logits(self, features: Tensor) -> Tensor:
         """The head, called on real positions only and in chunks: no (batch, time, codes) tensor ever exists."""
         return self.model.head(features)
+
+    def save(self, path: str | Path, adapters_only: bool = False) -> None:
+        """What your own code loads: here a state_dict, LoRA merged in; or LoRA alone, in a folder of peft's."""
+        save_adapters(self, path) if adapters_only else torch.save(merged_state(self.model), path)
+
+    def load(self, path: str | Path, unsafe: bool = False) -> None:
+        """The same the other way: strict, and nothing but tensors unless `unsafe`."""
+        if Path(path).is_dir():
+            return load_adapters(self, path, unsafe)
+        load_into(self.model, read_weights(path, unsafe), path)
 
 
 # -- Part 3: is it right? ----------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,32 @@ def test_runs_and_goes_on_after_a_cut(tmp_path: Path, config: Any, capsys: Any) 
     assert all(torch.equal(got[name], want[name]) for name in want)
     assert run(config()) == 0  # nothing left to do
     assert all(torch.equal(final(tmp_path / "work")[name], want[name]) for name in want)
+
+
+def listening(**settings: Any) -> dict[str, Any]:
+    transcriber = {"class_path": "Dolphin", "init_args": {"language": "lo"}}
+    return {"class_path": "Intelligibility", "init_args": {"transcriber": transcriber, **settings}}
+
+
+@pytest.mark.parametrize("command", ["tdsc", "fit", "check"])
+@pytest.mark.parametrize(
+    ("criterion", "says"),
+    [
+        (
+            listening(max_error=0.4),
+            r'Dolphin needs dolphin, which cannot be loaded \(.*\). Install: .*"seaalign\[dolphin\]"',
+        ),
+        ({"class_path": "Repetition", "init_args": {"max_rate": 7}}, "max_rate .* 7.*"),
+    ],
+)
+def test_a_judge_that_cannot_be_built_is_told_in_its_words(
+    config: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, command: str, criterion: dict[str, Any], says: str
+) -> None:
+    """Deep in a list of one of three kinds of judge: jsonargparse tells how it tried each kind, ours is one line."""
+    monkeypatch.setitem(sys.modules, "dolphin", None)
+    assert cli.main([command, "--config", str(config(judge=[criterion]))]) == 1
+    said = capsys.readouterr().err.splitlines()[-2]
+    assert re.fullmatch(f"seaalign: error: .*{says}", said) and "Namespace" not in said and "Judge" not in said
 
 
 def test_another_module_is_sent_to_fit(tmp_path: Path, config: Any, capsys: Any) -> None:

@@ -143,3 +143,29 @@ def test_a_mark_without_a_reason_does_not_skip():
 def test_an_open_fence_is_refused():
     with pytest.raises(ValueError, match="line 2"):
         blocks("\n```python\nx = 1\n")
+
+
+def unexplained(text: str) -> list[str]:
+    """Keys of a YAML file whose value has no comment: behind it, or on a line of its own above.
+
+    A class says itself what it is, and what holds other keys needs no word.
+    """
+    lines = ["", *text.splitlines()]
+    keys = [(i, re.match(r"\s*(?:- )?(\w+):\s*([^\s#]?)", line)) for i, line in enumerate(lines)]
+    return [
+        f"line {i}: {found[1]}"
+        for i, found in keys
+        if found and found[2] and found[1] != "class_path"
+        if not re.search(r"\s# \S", lines[i]) and not re.match(r"\s*# ", lines[i - 1])
+    ]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_key_of_the_examples_is_explained(file):
+    assert unexplained(file.read_text()) == []
+
+
+def test_a_key_without_a_comment_is_found():
+    explained = "a:  # a group\n  class_path: X\n  b: 1  # one\n  # two\n  c: 2\n  - d: '#3' # three\n"
+    assert unexplained(explained) == []
+    assert unexplained("a:\n  b: 1  # one\n  c: 2\n- d: '#3'\n  e: {f: 4}\n") == ["line 3: c", "line 4: d", "line 5: e"]

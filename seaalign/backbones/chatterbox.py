@@ -103,8 +103,7 @@ class Chatterbox(DecoderOnly):
         if gradient_checkpointing:
             checkpoint_activations(t3.tfmr)
         if lora is not None:
-            gpt2 = {"targets": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True} if t3.is_gpt else {}
-            add_lora(self, **{**gpt2, **lora})
+            add_lora(self, **lora)
         # what is loaded comes in eval mode, in which nothing would be checkpointed
         self.train(t3.training or gradient_checkpointing or lora is not None)
 
@@ -117,6 +116,11 @@ class Chatterbox(DecoderOnly):
     def lora_host(self) -> nn.Module:
         """The transformer; `peft.PeftModel.from_pretrained(t3.tfmr, folder)` reads files of adapters."""
         return self.t3.tfmr  # type: ignore[no-any-return]
+
+    @property
+    def lora_defaults(self) -> dict[str, Any]:
+        """GPT-2 has other names for its layers, and keeps their weights transposed."""
+        return {"targets": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True} if self.t3.is_gpt else {}
 
     @property
     def sampler(self) -> str:  # type: ignore[override]
@@ -229,6 +233,6 @@ class Chatterbox(DecoderOnly):
         """Read a file of T3, a folder that holds one of upstream's name, or a folder of adapters."""
         path = Path(path)
         if (path / "adapter_config.json").is_file():
-            return load_adapters(self, path)
+            return load_adapters(self, path, unsafe)
         named = path / file_name(self.t3)
         read_t3(self.t3, named if named.is_file() else path, unsafe)

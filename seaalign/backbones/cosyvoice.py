@@ -228,7 +228,7 @@ class CosyVoice(DecoderOnly):
         """
         path = Path(path)
         if (path / "adapter_config.json").is_file():
-            return load_adapters(self, path)
+            return load_adapters(self, path, unsafe)
         path = path / "llm.pt" if (path / "llm.pt").is_file() else path
         state = read_weights(path, unsafe)
         load_into(self.lm, state, path, likely_cause(self.lm, state))

@@ -16,7 +16,6 @@ from seaalign.backbones.decoder import DecoderOnly, frequencies_kept
 from seaalign.backbones.drawing import Draw
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.lora_files import load_adapters, save_adapters
-from seaalign.backbones.pretrained import checkpoint
 from seaalign.backbones.weights import load_into, read_weights
 from seaalign.records import Prompt, Speech
 
@@ -87,13 +86,14 @@ class CSM(DecoderOnly):
         self.chunk = max(1, 2048 // self.codebooks)  # each frame is K positions of the depth decoder
         self.model.codec_model.requires_grad_(False)
         if gradient_checkpointing:
-            checkpoint(self.model)
+            pretrained.checkpoint(self.model)
         children = {name: child for name, child in self.model.named_children() if name != "codec_model"}
         self._host = (CSMWithoutCodec(children),)  # in a tuple: these modules are registered already
         if hasattr(self.model, "peft_config"):  # peft has put layers in before
             self._host[0].peft_config = self.model.peft_config
+        self.lora_defaults = {"exclude_modules": r"codec_model\..*"}  # for peft, which reads the whole model
         if lora is not None:
-            add_lora(self, **{"exclude_modules": r"codec_model\..*", **lora})  # for peft, which reads the whole model
+            add_lora(self, **lora)
         self.train(self.model.training or gradient_checkpointing or lora is not None)  # it comes in eval mode
         self.model.codec_model.eval()
 
@@ -224,7 +224,7 @@ class CSM(DecoderOnly):
     def load(self, path: str | Path, unsafe: bool = False) -> None:
         """Load what `save` or `save_pretrained` wrote. The codec stays as it is: the codes are made by this one."""
         if (Path(path) / "adapter_config.json").is_file():
-            return load_adapters(self, path)
+            return load_adapters(self, path, unsafe)
         state = read_weights(path, unsafe)
         load_into(self.lora_host, {name: state[name] for name in state if not name.startswith("codec_model.")}, path)
 

@@ -36,12 +36,13 @@ def add_lora(
 
     Args:
         backbone: an adapter. Its `lora_host`, or else the backbone itself, is what the layers go into and what files of
-            them are relative to.
+            them are relative to. Its `lora_defaults`, where it has any, stand in for arguments that are not given.
         r: rank.
         alpha: the update is scaled by alpha / r.
         dropout: on the input of the update. Above 0, layers that were trained before score at random in training, and
             `DGSA` refuses to start from them.
-        targets: endings of the names of the linear layers; default: the projections of attention and feed-forward.
+        targets: endings of the names of the linear layers; default: those that `lora_defaults` names, or else the
+            projections of attention and feed-forward.
         **settings: of `peft.LoraConfig`.
 
     Returns:
@@ -54,7 +55,9 @@ def add_lora(
 
     Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
     """
-    host = lora_host(backbone)
+    host, own = lora_host(backbone), dict(getattr(backbone, "lora_defaults", {}))
+    named = own.pop("targets", None)
+    targets, settings = named if targets is None else targets, {**own, **settings}
     if has_adapters(host):
         raise ValueError(f"{type(host).__name__} has LoRA layers already: load or train these")
     linear = sorted({name.rpartition(".")[2] for name, m in host.named_modules() if isinstance(m, nn.Linear)})

@@ -81,14 +81,19 @@ def save_adapters(host: nn.Module, folder: str | Path) -> None:
         save_file(state, draft / "adapter_model.safetensors", {"format": "pt"})
 
 
-def load_adapters(backbone: nn.Module, folder: str | Path) -> None:
+def load_adapters(backbone: nn.Module, folder: str | Path, unsafe: bool = False) -> None:
     """Read LoRA layers that `save_adapters` or peft wrote; where the backbone has none, they are put in first.
+
+    Args:
+        backbone: what gets them.
+        folder: of peft: adapter_config.json, and adapter_model.safetensors or, as older releases wrote it, .bin.
+        unsafe: unpickle whatever the .bin holds; see `read_weights`.
 
     Raises:
         ValueError: they do not fit; the message names a setting or a tensor, and nothing has changed.
     """
     host, config = lora_host(backbone), peft().LoraConfig.from_pretrained(str(folder))
-    state = {name.removeprefix(_PREFIX): value for name, value in read_weights(folder).items()}
+    state = {name.removeprefix(_PREFIX): value for name, value in read_weights(folder, unsafe).items()}
     fresh = not has_adapters(host)
     if fresh:
         config.inference_mode = False

@@ -165,7 +165,7 @@ def save(model: nn.Module, path: str | Path, tokenizer: Any, adapters_only: bool
 def restore(backbone: nn.Module, model: nn.Module, path: str | Path, unsafe: bool) -> None:
     """Load weights that `save` or the model's own code wrote; see `CausalLM.load`."""
     if (Path(path) / "adapter_config.json").is_file():
-        load_adapters(backbone, path)
+        load_adapters(backbone, path, unsafe)
     else:
         load_into(model, read_weights(path, unsafe), path)
 

@@ -235,5 +235,5 @@ class Qwen3TTS(DecoderOnly):
     def load(self, path: str | Path, unsafe: bool = False) -> None:
         """Load a folder or file of weights, also of upstream's fine-tuning, or a folder of LoRA layers."""
         if (Path(path) / "adapter_config.json").is_file():
-            return load_adapters(self, path)
+            return load_adapters(self, path, unsafe)
         parts.read_folder(self.model, path, unsafe)

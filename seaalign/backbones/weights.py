@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_SINGLE = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "llm.pt")
+_SINGLE = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin", "llm.pt")
 
 
 def read_weights(path: str | Path, unsafe: bool = False) -> dict[str, Tensor]:

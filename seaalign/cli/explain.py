@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import takewhile
+from textwrap import dedent
 
 _TAKES_NO = re.compile(r"Problem with given class_path '(?P<path>[^']+)':\s+Option '(?P<key>[^']+)' is not accepted")
 _NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'|unrecognized arguments: --(?P<argument>[^\s=]+)")
@@ -14,6 +16,8 @@ _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)|has no
 _LACKS = re.compile(
     r"Problem with given class_path '(?P<path>[^']+)':\s+the following arguments are required: (?P<keys>.+)"
 )
+_UNION = "Does not validate against any of the Union subtypes"
+_NOT_MEANT = ("Expected a", "Not a valid subclass of", "Type collections.abc.Callable")  # said of the other kinds
 
 
 def explain(message: str, options: Sequence[str], classes: Sequence[str] = ()) -> str:
@@ -57,11 +61,31 @@ def reasons(message: str) -> str:
         >>> reasons("Does not validate against any of the Union subtypes\nErrors:\n  - alpha is 80\nGiven value: 1")
         'alpha is 80'
     """
-    if "Does not validate against any of the Union subtypes" not in message:
+    if _UNION not in message:
         return message
-    said = [line.strip()[2:] for line in message.splitlines() if line.lstrip().startswith("- ")]
-    told = [line for line in said if not line.startswith(("Expected a", "Does not validate"))]
-    return "; ".join(dict.fromkeys(told)) or message.partition("\nGiven value")[0]
+    said = _reasons(message[message.index(_UNION) :])
+    return "; ".join(dict.fromkeys(said)) or message.partition("\nGiven value")[0]
+
+
+def _reasons(account: str) -> list[str]:
+    """Depth first: what was said where a class was built, without the kinds of value that were not meant anyway."""
+    head, _, rest = account.partition("\n")
+    rest = dedent(rest)
+    if head.startswith("Problem with given class_path") and rest:
+        return _reasons(rest)
+    if head != _UNION:
+        return [] if head.startswith(_NOT_MEANT) else [account]
+    # its own lines stand at the margin; "- " begins the answer of one kind, and what belongs to it is indented further
+    _, _, errors = rest.partition("Errors:\n")
+    block = "\n".join(takewhile(lambda line: not line.startswith("Given value"), errors.splitlines()))
+    answers = re.split(r"^- ", dedent(block), flags=re.MULTILINE)[1:]
+    return [reason for answer in answers for reason in _reasons(_hanging(answer))]
+
+
+def _hanging(answer: str) -> str:
+    """An item of a list as it was before its further lines were indented."""
+    head, _, rest = answer.rstrip().partition("\n")
+    return f"{head}\n{dedent(rest)}" if rest else head
 
 
 def told(error: BaseException) -> str:

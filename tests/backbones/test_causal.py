@@ -246,6 +246,34 @@ def test_lora_layers_alone_are_peft_s_own_files(tmp_path):
         load_adapters(other, tmp_path / "lora")
 
 
+def test_lora_layers_in_a_pickle_are_read_as_tensors_alone(tmp_path):
+    """Older releases of peft wrote adapter_model.bin."""
+    from safetensors.torch import load_file
+
+    made = unzeroed(add_lora(backbone_for("spark", "Qwen2"), r=4))
+    made.save(tmp_path / "lora", adapters_only=True)
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    state = load_file(file)
+    file.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"no weights in .*lora.*adapter_model\.safetensors.*adapter_model\.bin"
+    ):
+        backbone_for("spark", "Qwen2").load(tmp_path / "lora")
+    torch.save(state, tmp_path / "lora" / "adapter_model.bin")
+    fresh = backbone_for("spark", "Qwen2")
+    fresh.load(tmp_path / "lora")
+    batch = prompts_for(made.spec), Speech.pack(rows(5, 3, 4))
+    torch.testing.assert_close(fresh(*batch), made(*batch))
+
+    torch.save({**state, "note": tmp_path}, tmp_path / "lora" / "adapter_model.bin")
+    untouched = backbone_for("spark", "Qwen2")
+    with pytest.raises(ValueError, match=r"adapter_model\.bin holds more than tensors.*unsafe=True"):
+        untouched.load(tmp_path / "lora")
+    assert not has_adapters(untouched)
+    untouched.load(tmp_path / "lora", unsafe=True)
+    torch.testing.assert_close(untouched(*batch), made(*batch))
+
+
 def test_full_weights_go_below_the_lora_layers(tmp_path):
     trained = backbone_for("spark", "Qwen2")
     with torch.no_grad():

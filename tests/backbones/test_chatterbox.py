@@ -229,13 +229,19 @@ def test_what_is_saved_is_read_strictly_by_upstream(kind, tmp_path):
         backbone.save(tmp_path / "lora", adapters_only=True)
     apart = made(kind)
     apart.load_state_dict(plain)
-    apart = add_lora(Chatterbox(apart, starts=backbone.starts), r=4, **gpt2_layers(kind))
+    apart = add_lora(Chatterbox(apart, starts=backbone.starts), r=4)
     apart.load(tmp_path / "lora")
     torch.testing.assert_close(apart(prompts(), speech), want, atol=1e-5, rtol=1e-5)
 
 
-def gpt2_layers(kind):
-    return {"targets": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True} if kind.endswith("GPT-2") else {}
+@every_kind
+def test_lora_put_in_afterwards_is_that_of_the_argument(kind):
+    pytest.importorskip("peft", reason=peft_missing)
+    one, other = Chatterbox(made(kind), lora={"r": 4}), add_lora(Chatterbox(made(kind)), r=4)
+    trained = [{name for name, value in each.named_parameters() if value.requires_grad} for each in (one, other)]
+    assert trained[0] == trained[1] and any("lora_B" in name for name in trained[0])
+    narrow = add_lora(Chatterbox(made(kind)), r=4, targets=["c_attn" if kind.endswith("GPT-2") else "q_proj"])
+    assert {name for name, value in narrow.named_parameters() if value.requires_grad} < trained[0]
 
 
 def test_a_training_script_s_prefix_is_taken_off(tmp_path):

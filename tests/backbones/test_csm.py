@@ -1,6 +1,7 @@
 """CSM on the real transformers classes, small and random: scores, draws, the end frame, the codec, files."""
 
 import itertools
+import json
 import math
 
 import pytest
@@ -370,6 +371,10 @@ def test_lora_alone_travels(tmp_path):
     torch.testing.assert_close(wrapped(prompts(), speech), want)
     assert not has_adapters(wrapped.model.codec_model)
     wrapped.save(tmp_path / "again", adapters_only=True)
+    settings = [json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("lora", "again")]
+    add_lora(csm(), r=4).save(tmp_path / "after", adapters_only=True)  # put in afterwards, it spares the codec too
+    settings.append(json.loads((tmp_path / "after" / "adapter_config.json").read_text()))
+    assert {each["exclude_modules"] for each in settings} == {r"codec_model\..*"}
     again = csm()
     again.load(tmp_path / "again")
     torch.testing.assert_close(again(prompts(), speech), want)

@@ -1,12 +1,15 @@
 """Backbones that users could have written pass, and `check_backbone` leaves them as they were."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from seaalign import Speech
+from seaalign import Speech, cli
+from seaalign.backbones import add_lora
 from seaalign.testing import check_backbone
 from tests.backbones.user_models import (
     CODES,
@@ -109,3 +112,43 @@ def test_the_example_runs(capsys):
 def test_the_example_s_adapter_is_short():
     source = (EXAMPLE.__loader__.get_source("your_own_model")).split("class MyAdapter")[1].split("# -- Part 3")[0]
     assert len([line for line in source.splitlines() if line.strip()]) <= 60
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_example_s_files_are_those_of_its_own_code(tmp_path, lora):
+    backbone = built(decoder)
+    if lora:
+        pytest.importorskip("peft", exc_type=ImportError)  # as when torchaudio does not load
+        backbone.lora_defaults = {"targets": ["qkv", "out"]}
+        add_lora(backbone, r=2)
+    with torch.no_grad():
+        for parameter in filter(lambda one: one.requires_grad, backbone.parameters()):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    prompts = ragged_prompts(True, EXAMPLE.TEXT, EXAMPLE.CODES)
+    speech = Speech.pack(tokens(9, 7, 5, high=EXAMPLE.CODES))
+    want = backbone(prompts, speech)
+
+    backbone.save(tmp_path / "model.pt")
+    model = EXAMPLE.MySpeechLM()
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
+    torch.testing.assert_close(EXAMPLE.MyAdapter(model)(prompts, speech), want, atol=1e-4, rtol=0)
+    again = decoder()
+    again.load(tmp_path / "model.pt")
+    torch.testing.assert_close(again(prompts, speech), want, atol=1e-4, rtol=0)
+    if lora:
+        backbone.save(tmp_path / "lora", adapters_only=True)
+        apart = built(decoder)
+        apart.load(tmp_path / "lora")
+        torch.testing.assert_close(apart(prompts, speech), want)
+
+
+def test_the_example_is_exported(tmp_path, monkeypatch):
+    """As the guide says it, by the shell: from the model's own checkpoint to one."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(EXAMPLE.MySpeechLM().state_dict(), "my_lm.pt")
+    model = {"class_path": "examples.your_own_model.MySpeechLM"}
+    backbone = {"class_path": "examples.your_own_model.MyAdapter", "init_args": {"model": model}}
+    Path("my.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}}))
+    assert cli.main(["export", "--config=my.yaml", "--weights=my_lm.pt", "--output=same.pt"]) == 0
+    first, same = (torch.load(name, weights_only=True) for name in ("my_lm.pt", "same.pt"))
+    assert first.keys() == same.keys() and all(torch.equal(first[name], same[name]) for name in first)

@@ -15,11 +15,12 @@ from seaalign.backbones import speech_only
 from seaalign.backbones.vllm import VLLM
 from seaalign.backbones.vllm_weights import weights_mark, write_weights
 from seaalign.testing import check_backbone
+from tests.backbones import cosyvoice_standin as standin
 from tests.backbones import fake_vllm
-from tests.backbones.user_models import built
+from tests.backbones.user_models import built, tokens
 
 transformers = pytest.importorskip("transformers")
-from seaalign.backbones import CausalLM, Layout, adapters_off, add_lora  # noqa: E402
+from seaalign.backbones import CausalLM, CosyVoice, Layout, adapters_off, add_lora  # noqa: E402
 
 pytestmark = pytest.mark.audio  # not for sound: transformers itself imports torchaudio where it finds it installed
 
@@ -428,6 +429,52 @@ def test_the_mark_sees_every_change(monkeypatch):
     before = weights_mark(table)
     table.weight.data = table.weight.data[[1, 0, 2, 3]]  # rows that change places
     assert weights_mark(table) != before
+
+
+# -- CosyVoice: embeddings in, and a checkpoint that upstream exports --------------------------------------------------
+
+
+class Spoken(CosyVoice):
+    """As `Served`."""
+
+    sampler = "nucleus"
+
+
+def exported(lm, folder):
+    """What upstream's export_cosyvoice2_vllm writes, in float32: Qwen2 over speech, with the speech head."""
+    copied = copy.deepcopy(lm)
+    qwen = copied.llm.model
+    qwen.lm_head = copied.llm_decoder
+    qwen.set_input_embeddings(copied.speech_embedding)
+    qwen.config.vocab_size, qwen.config.tie_word_embeddings = copied.speech_embedding.num_embeddings, False
+    qwen.config.eos_token_id = qwen.generation_config.eos_token_id = None
+    qwen.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_cosyvoice(fake, tmp_path, version):
+    three = {"tokenizer": standin.Tokenizer({"<|endofprompt|>": 300}), "instruct": [5, 6, 300]} if version == 3 else {}
+    lm = standin.tiny(version, codes=24, text_rows=320)
+    served = Spoken(lm, engine=VLLM(fake(exported(lm, tmp_path), **{**ENGINE, "max_model_len": 256})), **three)
+    engine = served.engine.engine
+    if version == 2:  # upstream's CosyVoice2ForCausalLM is Qwen2ForCausalLM with a bias in the head
+        head = engine.model.lm_head
+        engine.model.lm_head = torch.nn.Linear(head.in_features, head.out_features)
+    text, style, rows = tokens(7, 3, 11, 5, high=250), tokens(6, high=24, seed=1), tokens(12, 8, 5, high=24, seed=2)
+    prompts = [Prompt(text[0], Style(style[0], text[3])), Prompt(text[1]), Prompt(text[2])]
+
+    def answers():
+        settings = {"n": 2, "temperature": 0.0, "max_len": 20}
+        got = served.sample(prompts, **settings)
+        assert_same(got, without(served, prompts, **settings))
+        return [row.tolist() for row in got.rows()]
+
+    before = answers()
+    shaken(lm)
+    assert answers() != before and engine.reloads == 2
+    report = check_backbone(served, prompts, Speech.pack(rows, ended=[True, False, True]), draws=300)
+    assert [outcome for _, outcome in report] == ["passed"] * 18
 
 
 # -- vocabularies that the newer runner cannot be told -----------------------------------------------------------------

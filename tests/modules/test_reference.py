@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from seaalign.sampling import dual_mode, pair_logps, reference_logps
 from seaalign.sampling.reference import adapterless_logps
 from seaalign.storage import read_metadata, weights_hash
 from seaalign.storage.preferences import write_preferences
+from tests.backbones.user_models import tokens
 from tests.modules.test_distributed import both
 from tests.modules.test_dpo import made_pairs
 from tests.modules.test_resume import SaveEverywhere
@@ -33,8 +35,9 @@ from tests.modules.two_processes import train
 from tests.toy import Toy, quiet, speech
 
 pytest.importorskip("peft", exc_type=ImportError)  # as when torchaudio does not load
-from seaalign.backbones import CausalLM  # noqa: E402
+from seaalign.backbones import CausalLM, CosyVoice  # noqa: E402
 from seaalign.backbones.lora import add_lora, inject  # noqa: E402
+from tests.backbones import cosyvoice_standin as standin  # noqa: E402
 from tests.backbones.tiny_hf import CODES, model_for, prompts_for  # noqa: E402
 
 pytestmark = pytest.mark.audio  # not for sound: peft imports transformers, and that imports torchaudio
@@ -176,6 +179,36 @@ def test_a_transformer_of_hugging_face_is_the_same_both_ways(tmp_path, checkpoin
     backbone.train()
     trained(module, TripletData(real, tmp_path / "t.parquet", val_fraction=0, reference="disabled_adapter"))
     assert_same(module, *batches, moved=True)
+
+
+def cosyvoice(version: int):
+    three = {"tokenizer": standin.Tokenizer({"<|endofprompt|>": 300}), "instruct": [5, 6, 300]} if version == 3 else {}
+    make = partial(CosyVoice, standin.tiny(version, codes=CODES, text_rows=320), **three)
+    prompts = [Prompt([1, 2, 3], Style([4, 1], [7])), Prompt([5]), Prompt([6, 7])]
+    return make, prompts, [tokens(6, 5, 4, high=CODES, seed=seed) for seed in (8, 9)]
+
+
+def csm():
+    pytest.importorskip("transformers", minversion="4.52")
+    from tests.backbones import test_csm
+
+    rows = test_csm.rows(5, 4, 3)
+    return test_csm.csm, test_csm.prompts(), [rows, [row.flip(0) for row in rows]]
+
+
+@pytest.mark.parametrize(
+    "case", [partial(cosyvoice, 2), partial(cosyvoice, 3), csm], ids=["CosyVoice 2", "CosyVoice 3", "CSM"]
+)
+def test_an_adapter_is_the_same_both_ways(case):
+    make, prompts, answers = case()
+    rows = [Pair(str(i), *each) for i, each in enumerate(zip(prompts, *answers, strict=True))]
+    stored = PairBatch.of(pair_logps(make(), rows))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = DPO(add_lora(make(), r=4))
+    assert_same(module, stored, PairBatch.of(rows, stored=False), moved=False)
+    warm(module.backbone, 0.05)
+    assert_same(module, stored, PairBatch.of(rows, stored=False), moved=True)
 
 
 @pytest.mark.parametrize("kind", ["dgsa", "dpo"])
