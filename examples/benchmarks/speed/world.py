@@ -71,7 +71,7 @@ SIZES = {
     ),
     "small": Job(),
     "half-billion": Job(
-        hidden=896, intermediate=4864, layers=4, heads=14, kv_heads=2, text=156_940 - CODES - 3, triplets=2, steps=1,
+        hidden=896, intermediate=4864, layers=4, heads=14, kv_heads=2, text=156_940 - CODES - 3, triplets=1, steps=2,
         texts=1,
     ),
 }  # fmt: skip
