@@ -132,27 +132,22 @@ def summary(job: Job, runs: Runs, tokens: int) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def agreement(runs: Runs, variants: Sequence[Variant], standard: str, tolerance: float) -> dict[str, dict[str, Any]]:
-    """How far losses and gradients of the variants with the same softmax are from those of one of them.
+def agreement(runs: Runs, variants: Sequence[Variant], tolerance: float) -> dict[str, dict[str, Any]]:
+    """How far losses and gradients of the variants with the same softmax are from those of the first one that ran.
 
     Losses of all steps count: the first is ln 2 whoever computes it, the later ones depend on the gradients before.
 
     Args:
         runs: from `measure`.
         variants: the rows.
-        standard: name of the one to compare with.
         tolerance: largest difference of a loss, and of the gradient relative to its norm.
     """
-    if standard not in runs:
-        return {}
-    first = runs[standard][0]
+    same = [variant.name for variant in variants if variant.whole and variant.name in runs]
     found = {}
-    for variant in variants:
-        if not variant.whole or variant.name == standard or variant.name not in runs:
-            continue
-        other = runs[variant.name][0]
+    for name in same[1:]:
+        first, other = runs[same[0]][0], runs[name][0]
         loss = max(abs(a - b) for a, b in zip(other["losses"], first["losses"], strict=True))
-        apart = (other["gradient"] - first["gradient"]).norm() / first["gradient"].norm()
-        good = loss <= tolerance and float(apart) <= tolerance
-        found[variant.name] = {"losses": other["losses"], "loss": loss, "gradient": float(apart), "agrees": good}
+        apart = float((other["gradient"] - first["gradient"]).norm() / first["gradient"].norm())
+        good = loss <= tolerance and apart <= tolerance
+        found[name] = {"with": same[0], "losses": other["losses"], "loss": loss, "gradient": apart, "agrees": good}
     return found

@@ -75,7 +75,7 @@ SIZES = {
         texts=1,
     ),
 }  # fmt: skip
-ON_GPU = {"layers": 24, "triplets": 32, "steps": 10, "warm": 3, "texts": 43}  # 516 rows to sample
+ON_GPU = {"layers": 24, "triplets": 8, "steps": 10, "warm": 3, "texts": 43}  # 516 rows to sample
 
 
 def lengths(low_high: tuple[int, int], shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
