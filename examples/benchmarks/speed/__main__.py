@@ -19,9 +19,9 @@ statistics  H_p and repetition of a corpus against a loop over utterances.
 
 Each variant runs in a fresh process, and they take turns; a table shows medians over --rounds with the least and the
 most, and how many times as fast seaalign is. Peak memory: "all" is over the loaded model, "step" leaves out what is
-there between steps too, a second model and AdamW's two moments; the last column is seaalign's share of "step". (TRL 1.16's
-reference model stays in the file it was mapped from, and does not count.) With one thread on the CPU time is processor
-time, otherwise it is wall time. Exits with 1 where a variant fails or disagrees.
+there between steps too, a second model and AdamW's two moments (TRL 1.16's second model stays in the file that it was
+mapped from, and does not count); the last column is seaalign's share of "step". With one thread on the CPU time is
+processor time, otherwise it is wall time. Exits with 1 where a variant fails or disagrees.
 
 TRL's releases exclude each other, and some exclude the transformers of this environment, so each needs its own:
 
