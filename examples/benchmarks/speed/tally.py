@@ -45,13 +45,15 @@ def run(job: Job, folder: Path, variant: str, out: Path) -> dict[str, Any]:
     kept = torch.where(held, 0, torch.arange(len(stream))).cummax(0).values
     corpus = list(stream[kept].split(sizes.tolist()))
     meter, lists = Meter("cpu"), [tokens.tolist() for tokens in corpus] if variant == "loop" else []
+
+    def ours(some: list[torch.Tensor]) -> tuple[float, float]:
+        return float(token_entropy(some, vocab_size=job.codes)), float(repetition_rate(some, k=K).rate)
+
+    work, what = (loop, lists) if variant == "loop" else (ours, corpus)
+    work(what[:20])  # to warm up
     meter.mark()
     meter.start()
-    if variant == "loop":
-        entropy, repetition = loop(lists)
-    else:
-        entropy = float(token_entropy(corpus, vocab_size=job.codes))
-        repetition = float(repetition_rate(corpus, k=K).rate)
+    entropy, repetition = work(what)
     return {**meter.stop(), "tokens": int(sizes.sum()), "entropy": entropy, "repetition": repetition}
 
 
