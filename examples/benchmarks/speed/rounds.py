@@ -7,7 +7,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,15 +86,21 @@ def measure(
         for variant in variants:
             if variant.name in failed:
                 continue
-            began = time.perf_counter()
             try:
-                runs[variant.name].append(once(job, folder, variant, number))
-                say(f"round {number + 1}/{rounds}  {variant.name}: {time.perf_counter() - began:.0f} s with its start")
+                run = once(job, folder, variant, number)
+                runs[variant.name].append(run)
+                seconds, peak = run[clock_of(job)], run["peak_over_start"] / 1e6
+                say(f"round {number + 1}/{rounds}  {variant.name}: {seconds:.3g} s, {peak:,.0f} MB")
             except Failed as error:
                 failed[variant.name] = str(error)
                 del runs[variant.name]
                 say(f"FAILED {error}")
     return runs, failed
+
+
+def clock_of(job: Job) -> str:
+    """With one thread the processor's time, which other jobs disturb least; else only the wall knows."""
+    return "cpu_s" if job.device == "cpu" and job.threads == 1 else "wall_s"
 
 
 def summary(job: Job, runs: Runs, tokens: int) -> dict[str, dict[str, Any]]:
@@ -109,9 +114,7 @@ def summary(job: Job, runs: Runs, tokens: int) -> dict[str, dict[str, Any]]:
         runs: from `measure`.
         tokens: useful tokens of one run.
     """
-    # one thread: processor time, which other jobs on the machine disturb least; else only the wall knows
-    clock = "cpu_s" if job.device == "cpu" and job.threads == 1 else "wall_s"
-    rows = {}
+    clock, rows = clock_of(job), {}
     for name, many in runs.items():
         both = list(zip(many, runs.get("seaalign", []), strict=False))
         values = {
