@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones.base import evaluating
 from seaalign.backbones.caches import roomy
-from seaalign.backbones.packing import Packing, why_not_packed
+from seaalign.backbones.packing import Packing, forget, why_not_packed
 from seaalign.backbones.step import StepBackbone
 from seaalign.records import Prompt, Speech
 
@@ -128,6 +128,11 @@ class DecoderOnly(StepBackbone):
             if known[key]:
                 warnings.warn(f"{type(self).__name__} scores row by row, padded: {known[key]}", stacklevel=2)
         return not known[key]
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__.pop("_why_not_packed", None)
+        forget(self.body)  # a process that unpickles it may not know our attention yet
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
         return self.read([self.embed_prompt(prompt) for prompt in prompts])

@@ -95,7 +95,7 @@ def test_log_probs_and_gradients_are_those_of_the_plain_model_s_logits(name, fam
         assert float((one - other).norm()) <= 1e-5 * float(other.norm()) + 1e-7
 
 
-@pytest.mark.parametrize(("name", "family"), FAMILIES[:3])
+@pytest.mark.parametrize(("name", "family"), FAMILIES)
 def test_greedy_is_generate(name, family):
     """`generate` with everything but speech and the end forbidden; it pads nothing, as one prompt goes at a time."""
     backbone = backbone_for(name, family)

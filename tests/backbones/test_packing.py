@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -232,6 +234,18 @@ def test_the_user_s_model_is_left_as_it_was(tmp_path):
     assert torch.equal(after[1], before[1])
     backbone.save(tmp_path / "m")
     assert "packed" not in (tmp_path / "m" / "config.json").read_text()
+
+
+@pytest.mark.audio
+def test_a_pickled_copy_does_not_count_on_what_its_process_knows():
+    backbone = causal("Llama")
+    asked = prompts_of([5]), answers(12, 9, 4, owners=[0, 0])
+    scores = backbone(*asked)
+    assert backbone.model.config._attn_implementation == "seaalign_packed"
+    for copied in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert copied.model.config._attn_implementation == "sdpa"
+        torch.testing.assert_close(copied(*asked), scores)
+        assert copied.model.config._attn_implementation == "seaalign_packed"
 
 
 @pytest.mark.audio
