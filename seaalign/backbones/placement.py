@@ -139,7 +139,8 @@ class Placement(nn.Module):
             weight: of the whole head (vocabulary, D).
             bias: of the whole head, or None.
         """
-        if self.span is None or (torch.is_grad_enabled() and weight.requires_grad):
+        few = 2 * len(self.codes) < len(weight)
+        if self.span is None or (few and torch.is_grad_enabled() and weight.requires_grad):
             # taken in one go: the gradient of each slice would be as large as the whole head
             rows = torch.cat([self.codes, self.ends])
             return F.linear(features, weight.index_select(0, rows), None if bias is None else bias[rows])

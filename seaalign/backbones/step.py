@@ -21,6 +21,7 @@ from seaalign.functional.likelihood import chosen_logp
 from seaalign.records import Prompt, Speech
 
 _LOGITS = 1 << 24  # kept at once: with more of them the backward pass recomputes
+_LEAST = 512  # positions: each part costs a gradient of the whole head
 
 
 class StepBackbone(Backbone):
@@ -32,7 +33,7 @@ class StepBackbone(Backbone):
         eos: id of the end token in the logits (for K codebooks: in the first one).
         codebooks: None for tokens (B, T), K for tokens (B, T, K): then override `frame_score` and `frame_draw`.
         banned: ids that are scored but never drawn.
-        chunk: positions that go through the head at once; None: as many as make 64 MB of logits.
+        chunk: positions that go through the head at once; None: as many as make 64 MB of logits, or 512.
         wave: rows that are drawn at once.
         engine: samples in the place of the loop here where it is not None; see `VLLM`.
     """
@@ -157,7 +158,7 @@ class StepBackbone(Backbone):
             )
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
-        chunk = self.chunk or max(64, _LOGITS // (self.vocab_size or 8192))
+        chunk = self.chunk or max(_LEAST, _LOGITS // (self.vocab_size or 8192))
         if len(features) <= chunk:
             return self.frame_score(features, frames).float()
         parts = zip(features.split(chunk), frames.split(chunk), strict=True)
