@@ -75,6 +75,10 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
             line_up = [first[key] / scale * at / first["place"] for at in x]
             panel.plot(x, line_up, ":", color="grey", label="in proportion")
             panel.set(xscale="log", yscale="log", ylabel=label, xlabel=axis if line else "")
+            panel.set_xticks(x, [f"{at:,}" for at in x])
+            panel.yaxis.set_major_formatter("{x:g}")
+            for side in (panel.xaxis, panel.yaxis):
+                side.set_minor_formatter("")
             panel.grid(alpha=0.3, which="both")
             if line == 0:
                 panel.legend(fontsize=8)
