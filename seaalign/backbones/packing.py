@@ -74,7 +74,9 @@ class Packing:
         return (torch.arange(int(sizes.sum())) + shift.repeat_interleave(sizes)).to(device)[None]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None = None) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
     """Causal attention of a packed row: each piece sees its prompt, and itself up to each position.
 
     Args:
@@ -83,6 +85,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: f
         value: (1, H', S, D).
         packing: S positions.
         scale: of the products; default D ** -0.5.
+        dropout: share of the weights that are left out.
 
     Returns:
         (1, H, S, D).
@@ -94,18 +97,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: f
         >>> torch.allclose(attend(x, x, x, packing)[:, :, 5:], apart[:, :, 3:], atol=1e-6)
         True
     """
-    grouped = key.shape[1] != query.shape[1]
+    settings: Any = {"scale": scale, "dropout_p": dropout, "enable_gqa": key.shape[1] != query.shape[1]}
     # split, not slices: the gradient of a slice is as long as the whole row
     queries, keys, values = (x.split(packing.sizes, dim=2) for x in (query, key, value))
     out = []
     for i, (q, k, v) in enumerate(zip(queries, keys, values, strict=True)):
         prompt = packing.prompts[i]
         if prompt == i:
-            out.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped))
+            out.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings))
         elif packing.sizes[i]:
             k, v = torch.cat([keys[prompt], k], dim=2), torch.cat([values[prompt], v], dim=2)
             mask = causal_lower_right(q.shape[2], k.shape[2])
-            out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped))
+            out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **settings))
     return torch.cat(out, dim=2)
 
 
@@ -204,6 +207,6 @@ def _forward(
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     odd = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if odd or dropout:
-        raise NotImplementedError(f"packed attention has no {', '.join([*odd, *(['dropout'] if dropout else [])])}")
-    return attend(query, key, value, packing, scaling).transpose(1, 2).contiguous(), None
+    if odd:
+        raise NotImplementedError(f"packed attention has no {', '.join(odd)}")
+    return attend(query, key, value, packing, scaling, dropout).transpose(1, 2).contiguous(), None

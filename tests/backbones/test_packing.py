@@ -193,7 +193,9 @@ def causal(family, **settings):
     from tests.backbones.tiny_hf import model_for
 
     name = {"Llama": "orpheus", "Qwen2": "spark", "Qwen3": "llasa", "Mistral": "neutts"}[family]
-    model, layout, tokenizer = model_for(name, family, **({"sliding_window": None} if family == "Mistral" else {}))
+    config = {key: settings.pop(key) for key in list(settings) if key == "attention_dropout"}
+    config |= {"sliding_window": None} if family == "Mistral" else {}
+    model, layout, tokenizer = model_for(name, family, **config)
     return CausalLM(model, layout, tokenizer, **settings)
 
 
@@ -254,6 +256,20 @@ def test_another_kind_of_attention_is_named():
     backbone.model.config._attn_implementation = "eager"
     with pytest.warns(UserWarning, match="its attention is 'eager': load the model with attn_implementation='sdpa'"):
         backbone(prompts_of([5]), answers(12, 9, 4, owners=[0, 0]))
+
+
+@pytest.mark.audio
+def test_dropout_of_attention_is_at_work_in_training_alone():
+    backbone = causal("Qwen2", attention_dropout=0.5)
+    from tests.backbones.tiny_hf import prompts_for
+
+    asked = prompts_for(backbone.spec), answers(12, 9, 4, 6, owners=[0, 0, 1])
+    still = backbone(*asked)
+    backbone.train()
+    torch.manual_seed(0)
+    one, other = backbone(*asked), backbone(*asked)
+    assert float((one - other).abs().max()) > 0.01 < float((one - still).abs().max())
+    torch.testing.assert_close(backbone.eval()(*asked), still)
 
 
 @pytest.mark.audio
