@@ -258,6 +258,36 @@ def test_another_kind_of_attention_is_named():
         backbone(prompts_of([5]), answers(12, 9, 4, owners=[0, 0]))
 
 
+def adapter_of(name):
+    """An adapter on a small model of its own, prompts for it, and rows: two of the prompts have several."""
+    pytest.importorskip("transformers")
+    owners, ended = [2, 0, 2, 0, 1, 0], [True, False, True, True, False, True]
+    sizes = (9, 4, 1, 7, 12, 6)
+    if name.startswith("CosyVoice"):
+        from tests.backbones import test_cosyvoice as cosyvoice
+
+        backbone, prompts = cosyvoice.adapter(int(name[-1])), cosyvoice.prompts()
+        rows = answers(cosyvoice.CODES, *sizes, owners=owners).rows()
+    elif name == "CSM":
+        from tests.backbones import test_csm as csm
+
+        backbone, prompts, rows = csm.csm(), csm.prompts(), csm.rows(*sizes)
+    else:
+        from seaalign.backbones import Chatterbox
+        from tests.backbones import chatterbox_standin as chatterbox
+
+        backbone, prompts = Chatterbox(chatterbox.made("stand-in Llama")), chatterbox.prompts()
+        rows = answers(chatterbox.CODES, *sizes, owners=owners).rows()
+    return backbone, prompts, Speech.pack(rows, ended, owners)
+
+
+@pytest.mark.audio
+@pytest.mark.parametrize("name", ["CosyVoice 2", "CosyVoice 3", "CSM", "Chatterbox"])
+def test_every_adapter_that_is_packed_has_the_numbers_of_padded_rows(name):
+    packed, padded = same_as_padded(*adapter_of(name))
+    assert packed < 0.7 * padded
+
+
 @pytest.mark.audio
 def test_dropout_of_attention_is_at_work_in_training_alone():
     backbone = causal("Qwen2", attention_dropout=0.5)
