@@ -80,6 +80,8 @@ CONFIGS = {
     "Llama as Orpheus": causal("orpheus", "Llama"),
     "Qwen2 as Spark-TTS": causal("spark", "Qwen2"),
     "Qwen2 as Spark-TTS, LoRA": causal("spark", "Qwen2", **LORA),
+    "Llama as Spark-TTS": causal("spark", "Llama"),
+    "Qwen3 as Spark-TTS": causal("spark", "Qwen3"),
     "Qwen3 as Llasa": causal("llasa", "Qwen3"),
     "CosyVoice 2": cosyvoice(2),
     "CosyVoice 2, LoRA": cosyvoice(2, **LORA),
