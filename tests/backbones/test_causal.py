@@ -566,3 +566,14 @@ def test_weights_of_another_depth_are_named_so(tmp_path):
     model, layout, tokenizer = model_for("spark", "Qwen2", num_hidden_layers=3)
     with pytest.raises(ValueError, match=r"The depth is another one: 2 layers in the file, 3 in the model"):
         CausalLM(model, layout, tokenizer).load(tmp_path / "two")
+
+
+def test_two_tokens_of_one_log_prob_are_no_fault():
+    """By chance, in 16 bits: what is exchanged for the first token is as likely as that."""
+    backbone, first = backbone_for("spark", "Qwen2"), rows(12, 8, 5)[0]
+    with torch.no_grad():
+        head, start = backbone.model.lm_head.weight, int(backbone.place.codes[0])
+        for code in range(CODES):
+            head[start + code] = head[start + code % 2 + 2]  # half of all pairs of codes are tied
+    assert len(set(first.tolist())) > 4
+    checked(backbone)
