@@ -135,7 +135,7 @@ class DecoderOnly(StepBackbone):
         forget(self.body)  # a process that unpickles it may not know our attention yet
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
-        return self.read([self.embed_prompt(prompt) for prompt in prompts])
+        return self.read(self.pieces(prompts, Speech.pack([]))[0])
 
     def read(self, heads: Sequence[Tensor]) -> tuple[Tensor, _State]:
         """Read embedded prompts, each (L, D): what `prefill` returns."""

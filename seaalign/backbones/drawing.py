@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seaalign.functional.sampling import draw, uniforms
+from seaalign.functional.sampling import nucleus, uniforms
 from seaalign.records import Speech
 
 Draw = Callable[..., Tensor]
@@ -96,9 +96,9 @@ def draw_rows(backbone: Any, feature: Tensor, state: Any, asked: Rows, top_p: fl
     lengths, ended = torch.zeros_like(owner), torch.zeros_like(owner, dtype=torch.bool)
     here = torch.arange(rows, device=owner.device)
     run = _Run(here, key, heat, most, least, live=most > 0, length=most, ended=ended.clone())
-    pace, greedy = 1 if owner.device.type == "cpu" else _PACE, bool((heat == 0).any())
+    pace = 1 if owner.device.type == "cpu" else _PACE
     for step in range(steps):
-        frame = backbone.frame_draw(feature, _drawer(backbone, run, top_p, step, greedy))
+        frame = backbone.frame_draw(feature, _drawer(backbone, run, top_p, step))
         stop = run.live & ((frame if frame.dim() == 1 else frame[:, 0]) == backbone.eos)
         live = run.live & ~stop
         frame = torch.where(live if frame.dim() == 1 else live[:, None], frame, 0)
@@ -122,7 +122,7 @@ def draw_rows(backbone: Any, feature: Tensor, state: Any, asked: Rows, top_p: fl
     return Speech(tokens, lengths, ended, owner).select(torch.arange(rows))
 
 
-def _drawer(backbone: Any, run: _Run, top_p: float, step: int, greedy: bool) -> Draw:
+def _drawer(backbone: Any, run: _Run, top_p: float, step: int) -> Draw:
     books = backbone.codebooks or 1
 
     def draw_book(logits: Tensor, book: int = 0) -> Tensor:
@@ -131,14 +131,13 @@ def _drawer(backbone: Any, run: _Run, top_p: float, step: int, greedy: bool) -> 
         if book == 0:
             logits[:, list(backbone.banned)] = -torch.inf
             logits[:, backbone.eos].masked_fill_(step < run.least, -torch.inf)
-        share = (logits / run.temperature.clamp_min(1e-6)[:, None]).softmax(-1)
-        if bool(share[:, 0].isnan().any()):
-            row = int(run.row[share[:, 0].isnan()][0])
+        lost = ~logits.amax(-1).isfinite()  # NaN wins every maximum
+        if bool(lost.any()):
+            row = int(run.row[lost][0])
             why = "the weights, or what it was asked, are"
             if half:
                 why = f"float16 ends at {torch.finfo(torch.float16).max:.0f} and overflowed; use bfloat16 or float32"
             raise ValueError(f"the logits of row {row} are NaN or infinite at step {step}: {why}")
-        drawn = draw(share, top_p, uniforms(run.key, step * books + book))
-        return torch.where(run.temperature > 0, drawn, logits.argmax(-1)) if greedy else drawn
+        return nucleus(logits, run.temperature, top_p, uniforms(run.key, step * books + book))
 
     return draw_book

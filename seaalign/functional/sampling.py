@@ -90,7 +90,8 @@ def nucleus(logits: Tensor, temperature: Tensor, top_p: float, uniform: Tensor) 
         1
     """
     share = (logits.float() / temperature.float().clamp_min(1e-6)[:, None]).softmax(-1)
-    return torch.where(temperature > 0, draw(share, top_p, uniform), logits.argmax(-1))
+    drawn = draw(share, top_p, uniform)
+    return torch.where(temperature > 0, drawn, logits.argmax(-1)) if bool((temperature == 0).any()) else drawn
 
 
 def draw(share: Tensor, top_p: float, uniform: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ import world
 from rounds import Variant
 from world import Job
 
+from seaalign.storage import write_json
+
 STATISTICS = [Variant("loop in Python", "tally.py", "loop"), Variant("seaalign", "tally.py", "seaalign")]
 SAMPLING = [
     Variant("generate, per text and T", "candidates.py", "each"),
@@ -167,13 +169,6 @@ def statistics(job: Job, folder: Path, given: argparse.Namespace) -> dict[str, A
     return {"variants": done, "failed": failed, "sound": not failed and same, "tokens": tokens, "values": values}
 
 
-def write(found: dict[str, Any], path: Path) -> None:
-    """The whole file or none."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(draft, path)
-
-
 def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     job = job_of(given)
@@ -189,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
                 found[part.__name__] = part(job, Path(name), given)
                 sound &= found[part.__name__]["sound"]
     if given.json is not None:
-        write(found, given.json)
+        write_json(given.json, found)
     if not sound:
         sys.exit("not all variants ran, or not all agree: see above")
 

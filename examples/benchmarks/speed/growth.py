@@ -10,7 +10,6 @@ the picture as JSON; the lines through them are in proportion, drawn from the fi
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,8 @@ import rounds as turns
 import world
 from rounds import Variant
 from world import Job
+
+from seaalign.storage import write_json
 
 BASE = Job(triplets=2, texts=1, prompt=(90, 90), frames=(225, 225))
 SPEECH = Variant("seaalign", "training.py", "speech")
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--rounds", type=int, default=1, help="processes per point (default: 1)")
     given = made.parse_args(arguments)
     rows = measured(given.rounds)
-    given.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(given.out.with_suffix(".json"), rows)
     picture(rows, given.out)
 
 
