@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ def refuse_gaps(model: Any, report: Any) -> None:
     """
     missing, strange = (sorted(report[f"{what}_keys"]) for what in ("missing", "unexpected"))
     sizes = [
-        f"{key} is {tuple(found)} in the file and {tuple(wanted)} by the config"
-        for key, found, wanted in sorted(report["mismatched_keys"], key=lambda each: str(each[0]))
+        f"{key} is {found} in the file and {wanted} by the config"
+        for key, found, wanted in sorted(_mismatched(model, list(report["mismatched_keys"])))
     ]
     if missing or strange or sizes:
         cause = (
@@ -86,6 +87,15 @@ def refuse_gaps(model: Any, report: Any) -> None:
             "the model yourself and give it instead of its name"
         )
         raise ValueError(misfit(type(model).__name__, model.name_or_path, sizes, missing, strange, cause))
+
+
+def _mismatched(model: Any, keys: Sequence[Any]) -> list[tuple[str, Any, Any]]:
+    """Name, size in the file, size by the config. Older releases report names alone, and the rest is looked up."""
+    if keys and isinstance(keys[0], str):
+        wanted, folder = model.state_dict(), Path(model.name_or_path)
+        found = read_weights(folder) if folder.is_dir() else {}
+        keys = [(key, found[key].shape if key in found else "another size", wanted[key].shape) for key in keys]
+    return [(key, found if isinstance(found, str) else tuple(found), tuple(wanted)) for key, found, wanted in keys]
 
 
 def _dtype_name(classes: Any) -> str:
