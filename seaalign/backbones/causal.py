@@ -128,6 +128,10 @@ class CausalLM(DecoderOnly):
         head = pretrained.head_of(self.model)
         return self.place.head(features, head.weight, head.bias)
 
+    def linear_head(self) -> tuple[Tensor, Tensor | None]:
+        head = pretrained.head_of(self.model)
+        return self.place.head_rows(head.weight, head.bias)
+
     def decode(self, speech: Speech, timbres: Sequence[Any]) -> list[Tensor]:
         return (self.codec or super().decode)(speech, timbres)
 

@@ -149,6 +149,10 @@ class CosyVoice(DecoderOnly):
     def logits(self, features: Tensor) -> Tensor:
         return self.lm.llm_decoder(features)
 
+    def linear_head(self) -> tuple[Tensor, Tensor | None] | None:
+        head = self.lm.llm_decoder
+        return (head.weight, head.bias) if type(head) is nn.Linear else None  # peft may have wrapped it
+
     def tokenize(self, text: str) -> list[int]:
         """Text ids, as upstream's inference makes them of one sentence (`text_frontend`).
 

@@ -14,6 +14,10 @@ from seaalign.backbones.layouts import Layout, walk
 from seaalign.records import Prompt
 
 
+def _consecutive(ids: Tensor) -> slice | None:
+    return slice(int(ids[0]), int(ids[-1]) + 1) if bool((ids.diff() == 1).all()) else None
+
+
 def _plain(piece: Any) -> Any:
     """Ids as numbers: how a tensor prints depends on settings."""
     if isinstance(piece, list):
@@ -55,9 +59,8 @@ class Placement(nn.Module):
             self.register_buffer(name, ids, persistent=False)
         if len(torch.cat([codes, ends]).unique()) < len(codes) + len(ends):
             raise ValueError(f"layout {layout.name!r}: two speech codes, or a code and an end token, share an id")
-        first = int(codes[0])
         # consecutive rows of a head can be looked at without copying them
-        self.span = slice(first, first + len(codes)) if bool((codes.diff() == 1).all()) else None
+        self.span, self.whole = (_consecutive(rows) for rows in (codes, torch.cat([codes, ends])))
         text = repr((_plain(self.prompt), codes.tolist(), ends.tolist(), timbres.tolist()))
         self.digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
@@ -139,15 +142,20 @@ class Placement(nn.Module):
             weight: of the whole head (vocabulary, D).
             bias: of the whole head, or None.
         """
-        few = 2 * len(self.codes) < len(weight)
-        if self.span is None or (few and torch.is_grad_enabled() and weight.requires_grad):
-            # taken in one go: the gradient of each slice would be as large as the whole head
-            rows = torch.cat([self.codes, self.ends])
-            return F.linear(features, weight.index_select(0, rows), None if bias is None else bias[rows])
+        if self.span is None or self.whole is not None:
+            return F.linear(features, *self.head_rows(weight, bias))
         parts = (
             F.linear(features, weight[rows], None if bias is None else bias[rows]) for rows in (self.span, self.ends)
-        )
+        )  # sampling asks at every token: the rows of the codes are a view, and all of them together would be a copy
         return torch.cat(list(parts), dim=-1)
+
+    def head_rows(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The speech rows of the head, (V + ends, D) and (V + ends,), taken in one go.
+
+        The gradient of each go is as large as the whole head.
+        """
+        rows = torch.cat([self.codes, self.ends]) if self.whole is None else self.whole
+        return weight[rows], None if bias is None else bias[rows]
 
     def read_prompt(self, ids: Sequence[int] | Tensor) -> Prompt:
         """The prompt, style off, that `prompt_ids` lays out as these ids.

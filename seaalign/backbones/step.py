@@ -17,11 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys, row_limits, seed_of
 from seaalign.backbones.drawing import Draw, Rows, draw_rows, in_waves
-from seaalign.functional.likelihood import chosen_logp
+from seaalign.functional.likelihood import chosen_logp, head_logp
 from seaalign.records import Prompt, Speech
 
-_LOGITS = 1 << 24  # kept at once: with more of them the backward pass recomputes
-_LEAST = 512  # positions: each part costs a gradient of the whole head
+_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 24}  # at once: as many as a cache holds, or as keep a GPU busy
+_LEAST = 512  # positions: each part costs a pass over the gradient of the head
+_HEADS = ("linear_head", "logits", "frame_score")
 
 
 class StepBackbone(Backbone):
@@ -33,7 +34,7 @@ class StepBackbone(Backbone):
         eos: id of the end token in the logits (for K codebooks: in the first one).
         codebooks: None for tokens (B, T), K for tokens (B, T, K): then override `frame_score` and `frame_draw`.
         banned: ids that are scored but never drawn.
-        chunk: positions that go through the head at once; None: as many as make 64 MB of logits, or 512.
+        chunk: positions that go through the head at once; None: as many as make 8 MB of logits, on a GPU 64, or 512.
         wave: rows that are drawn at once.
         engine: samples in the place of the loop here where it is not None; see `VLLM`.
     """
@@ -68,6 +69,13 @@ class StepBackbone(Backbone):
     def logits(self, features: Tensor) -> Tensor:
         """Unnormalised scores (..., V) of features (..., D)."""
         raise NotImplementedError
+
+    def linear_head(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight (V, D) and bias (V,) of `logits`, where that is a linear layer and no more; else None.
+
+        Scoring is faster by it, and the same.
+        """
+        return None
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """The state of some rows, repeated where a row is named twice.
@@ -158,13 +166,21 @@ class StepBackbone(Backbone):
             )
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
-        chunk = self.chunk or max(_LEAST, _LOGITS // (self.vocab_size or 8192))
+        most = _LOGITS.get(features.device.type, _LOGITS["cuda"])
+        chunk = self.chunk or max(_LEAST, most // (self.vocab_size or 8192))
+        if self._scores_by("linear_head") and (head := self.linear_head()) is not None:
+            return head_logp(features, *head, frames, chunk).float()
         if len(features) <= chunk:
             return self.frame_score(features, frames).float()
         parts = zip(features.split(chunk), frames.split(chunk), strict=True)
         if not torch.is_grad_enabled():
             return torch.cat([self.frame_score(*part).float() for part in parts])
         return torch.cat([checkpoint(self.frame_score, *part, use_reentrant=False).float() for part in parts])
+
+    def _scores_by(self, hook: str) -> bool:
+        """Is it the last word on the head, or has a subclass `logits` or `frame_score` of its own?"""
+        last = {name: next(i for i, kind in enumerate(type(self).__mro__) if name in vars(kind)) for name in _HEADS}
+        return last[hook] == min(last.values())
 
     def _device(self) -> torch.device:
         return next((p.device for p in self.parameters()), torch.device("cpu"))

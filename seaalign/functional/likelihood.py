@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
 def sequence_logp(
@@ -143,13 +144,83 @@ class _ChosenLogp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
-        total = upcast(logits).logsumexp(-1)
-        ctx.save_for_backward(logits, total, ids)
-        return upcast(logits.gather(-1, ids[:, None]).squeeze(-1)) - total
+        ctx.save_for_backward(logits, ids)
+        return _picked(logits, ids)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        logits, total, ids = ctx.saved_tensors
-        pull = (upcast(logits) - total[:, None]).exp_().mul_(-grad[:, None])
-        return pull.scatter_add_(-1, ids[:, None], grad[:, None]).to(logits.dtype), None
+        logits, ids = ctx.saved_tensors
+        return _pull(logits, ids, grad).to(logits.dtype), None
+
+
+def _picked(logits: Tensor, ids: Tensor) -> Tensor:
+    return logits.log_softmax(-1, dtype=upcast(logits[:0]).dtype).gather(-1, ids[:, None]).squeeze(-1)
+
+
+def _pull(logits: Tensor, ids: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of the picked log-probs (N,) at the logits (N, V), fp32 or wider."""
+    share = logits.softmax(-1, dtype=grad.dtype).mul_(-grad[:, None])
+    return share.scatter_add_(-1, ids[:, None], grad[:, None])
+
+
+def head_logp(features: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, chunk: int = 512) -> Tensor:
+    """Log-probability of one id per row under a linear head: `chosen_logp(F.linear(features, weight, bias), ids)`.
+
+    No logits (N, V) exist: they are made `chunk` rows at a time, and made again in the backward pass, where the
+    gradient of the head is summed in place. Products run in the type that autocast asks for.
+
+    Args:
+        features: (N, D), any floating type.
+        weight: (V, D).
+        bias: (V,) or None.
+        ids: (N,) integers.
+        chunk: rows of logits at once.
+
+    Returns:
+        (N,) fp32, or fp64 for features of that type.
+
+    >>> head_logp(torch.zeros(3, 2), torch.ones(4, 2), None, torch.tensor([0, 1, 3]), chunk=2)  # -log 4
+    tensor([-1.3863, -1.3863, -1.3863])
+    """
+    kind = features.device.type
+    if torch.is_autocast_enabled(kind):
+        features, weight = (x.to(torch.get_autocast_dtype(kind)) for x in (features, weight))
+        bias = None if bias is None else bias.to(weight.dtype)
+    with torch.autocast(kind, enabled=False):
+        logp: Tensor = _HeadLogp.apply(features, weight, bias, ids, chunk)
+    return logp
+
+
+class _HeadLogp(torch.autograd.Function):
+    """As `_ChosenLogp`, and on from there to the features and the head."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, chunk: int) -> Tensor:
+        ctx.save_for_backward(features, weight, bias, ids)
+        ctx.chunk = chunk
+        parts = zip(features.split(chunk), ids.split(chunk), strict=True)
+        return torch.cat([_picked(F.linear(part, weight, bias), some) for part, some in parts])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, bias, ids = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        # sums over many parts: fp32 also where the products are bf16
+        d_weight = torch.zeros_like(weight, dtype=grad.dtype) if wanted[1] else None
+        d_bias = grad.new_zeros(len(weight)) if wanted[2] else None
+        d_features = list[Tensor]()
+        for part, some, g in zip(*(x.split(ctx.chunk) for x in (features, ids, grad)), strict=True):
+            pull = _pull(F.linear(part, weight, bias), some, g)
+            if d_bias is not None:
+                d_bias += pull.sum(0)
+            pull = pull.to(weight.dtype)
+            if wanted[0]:
+                d_features.append(pull @ weight)
+            if d_weight is not None and d_weight.dtype == weight.dtype:
+                d_weight.addmm_(pull.t(), part)
+            elif d_weight is not None:
+                d_weight += pull.t() @ part
+        d_weight, d_bias = (None if d is None else d.to(weight.dtype) for d in (d_weight, d_bias))
+        return torch.cat(d_features) if wanted[0] else None, d_weight, d_bias, None, None

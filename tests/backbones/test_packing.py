@@ -320,3 +320,43 @@ def test_chunked_scores_make_no_tensor_of_all_logits():
     backbone.model.head.forward = lambda x: sizes.append(len(x)) or original(x)
     backbone(prompts_of([5]), answers(OWN_CODES, 30, 29, owners=[0, 0])).sum().backward()
     assert max(sizes) == 8 and sum(sizes) == 2 * 61  # each position twice: the second time in the backward pass
+
+
+@pytest.mark.audio
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "CosyVoice 2", "CosyVoice 3"])
+def test_the_head_in_parts_is_the_head(name, monkeypatch):
+    """By `linear_head`, a chunk at a time, against `logits` on all positions: values and gradients."""
+    if name.startswith("CosyVoice"):
+        backbone, *asked = adapter_of(name)
+    else:
+        from tests.backbones.tiny_hf import prompts_for
+
+        backbone = causal(name)
+        asked = prompts_for(backbone.spec), answers(12, 9, 4, 6, owners=[0, 0, 1])
+    backbone.chunk = 4
+    ours, grads = graded(backbone, *asked)
+    asked_for = []
+    logits = type(backbone).logits
+    monkeypatch.setattr(type(backbone), "linear_head", lambda self: None)
+    monkeypatch.setattr(type(backbone), "logits", lambda self, x: asked_for.append(len(x)) or logits(self, x))
+    theirs, expected = graded(backbone, *asked)
+    assert asked_for and grads.keys() == expected.keys()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.audio
+def test_a_subclass_with_logits_of_its_own_is_scored_by_them():
+    backbone = causal("Llama")
+
+    class Sharper(type(backbone)):
+        def logits(self, features):
+            return 2 * super().logits(features)
+
+    asked = prompts_of([5]), answers(12, 9, owners=[0])
+    plain = backbone(*asked)
+    backbone.__class__ = Sharper
+    assert float((backbone(*asked) - plain).detach().abs().max()) > 0.01
+    backbone.linear_head = lambda: pytest.fail("the head without what the subclass does to it")
+    backbone(*asked)
