@@ -1,12 +1,14 @@
-"""Hugging Face caches that keep room for what comes: theirs copy all keys and values at every token."""
+"""Hugging Face caches: their name, and room for what comes, as theirs copy all keys and values at every token."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def roomy(cache: Any) -> Any:
@@ -56,3 +58,15 @@ def _appended(old: Any, new: Tensor) -> Tensor:
         buffer[:, :, :past] = old
     buffer[:, :, past:size] = new
     return buffer[:, :, :size]
+
+
+def cache_name(body: Callable[..., Any]) -> str:
+    """Hugging Face called it `past_key_values` until transformers 5, and `cache` since."""
+    call = getattr(type(body), "forward", None) if isinstance(body, nn.Module) else body
+    taken = _parameters(getattr(call, "__func__", call))
+    return "cache" if "cache" in taken and "past_key_values" not in taken else "past_key_values"
+
+
+@lru_cache(maxsize=64)
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

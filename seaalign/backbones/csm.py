@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seaalign.audio import check, resample
 from seaalign.backbones import pretrained
 from seaalign.backbones.base import Unsupported, evaluating
-from seaalign.backbones.decoder import DecoderOnly, frequencies_kept
+from seaalign.backbones.decoder import DecoderOnly
 from seaalign.backbones.drawing import Draw
 from seaalign.backbones.lora import add_lora
 from seaalign.backbones.lora_files import load_adapters, save_adapters
@@ -239,7 +239,7 @@ def _loaded(model: Any, tokenizer: Any, dtype: str) -> tuple[Any, Any]:
         if isinstance(model, str):
             model, report = pretrained.opened(CsmForConditionalGeneration, model)
             pretrained.refuse_gaps(model, report)
-            with frequencies_kept(model):
+            with pretrained.frequencies_kept(model):
                 for name, child in model.named_children():
                     child.to(torch.float32 if name == "codec_model" else getattr(torch, dtype))
         if isinstance(tokenizer, str):

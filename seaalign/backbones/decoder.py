@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones.base import evaluating
-from seaalign.backbones.caches import roomy
-from seaalign.backbones.packing import Packing, forget, why_not_packed
+from seaalign.backbones.caches import cache_name, roomy
+from seaalign.backbones.packing import IMPLEMENTATION, Packing, forget, takes_packing, why_not_packed
+from seaalign.backbones.pretrained import frequencies_kept
+from seaalign.backbones.sharing import Sharing, can_share
 from seaalign.backbones.step import StepBackbone
 from seaalign.records import Prompt, Speech
 
@@ -27,6 +26,8 @@ class _State(NamedTuple):
     length: Tensor  # (B,) tokens read so far = next position
     step: int  # speech frames read so far
     whole: bool = False  # no holes, and a body that needs no mask then
+    shares: bool = False  # may rows that answer one prompt share its part of the cache?
+    sharing: Sharing | None = None  # then the prompts are here, and the cache holds what rows have said
 
 
 class DecoderOnly(StepBackbone):
@@ -118,20 +119,35 @@ class DecoderOnly(StepBackbone):
         return x
 
     def _packs(self, like: Tensor) -> bool:
-        """Can the body be packed? Tried once per body and type of numbers."""
+        """Can the body be packed?"""
+
+        def why_not() -> str:
+            reason = why_not_packed(self.body, self._call_body, like)
+            if reason:
+                warnings.warn(f"{type(self).__name__} scores row by row, padded: {reason}", stacklevel=5)
+            return reason
+
+        return not self._tried("packing", like, why_not)
+
+    def _shares(self, like: Tensor) -> bool:
+        """Can rows share the prompt that they answer, while they are drawn?"""
+        ours = getattr(getattr(self.body, "config", None), "_attn_implementation", None)
+        ready = ours in ("sdpa", IMPLEMENTATION) and not takes_packing(self.body)
+        return ready and bool(self._tried("sharing", like, lambda: can_share(self._call_body, like)))
+
+    def _tried(self, what: str, like: Tensor, trial: Callable[[], Any]) -> Any:
+        """What came of a trial; made once per body and type of numbers."""
         body = getattr(self.body, "__func__", self.body)  # a method is another object each time
-        key = (id(body), like.device.type, like.dtype, torch.is_autocast_enabled(like.device.type))
-        known: dict[Any, str] = self.__dict__.setdefault("_why_not_packed", {})
+        key = (what, id(body), like.device.type, like.dtype, torch.is_autocast_enabled(like.device.type))
+        known: dict[Any, Any] = self.__dict__.setdefault("_trials", {})
         if key not in known:
             with evaluating(self):
-                known[key] = why_not_packed(self.body, self._call_body, like)
-            if known[key]:
-                warnings.warn(f"{type(self).__name__} scores row by row, padded: {known[key]}", stacklevel=2)
-        return not known[key]
+                known[key] = trial()
+        return known[key]
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.__dict__.pop("_why_not_packed", None)
+        self.__dict__.pop("_trials", None)
         forget(self.body)  # a process that unpickles it may not know our attention yet
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Any]:
@@ -148,30 +164,37 @@ class DecoderOnly(StepBackbone):
             return output[:, -1], _State(roomy(cache), places >= 0, length, 0)
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         seen = positions < length[:, None]
+        shares = not torch.is_grad_enabled() and self._shares(heads[0])
         output, cache = self._call_body(x, None, positions, None, use_cache=True)
         feature = output[torch.arange(len(x), device=x.device), length - 1]
         even = len({len(head) for head in heads}) == 1 and hasattr(self.body, "config")
-        return feature, _State(roomy(cache), seen, length, 0, even)
+        return feature, _State(roomy(cache), seen, length, 0, even, shares)
 
     def extend(self, state: _State, tokens: Tensor) -> tuple[Tensor, _State]:
         x = self.embed_speech(tokens, state.step)
         places = state.length[:, None] + torch.arange(x.shape[1], device=x.device)
         if self.context is not None:
             places = places.clamp_max(self.context - 1)  # a row that is done may run on until it is taken out
-        seen = torch.cat([state.seen, state.seen.new_ones(x.shape[:2])], dim=1)
-        output, cache = self._call_body(x, None if state.whole else seen, places, state.cache, use_cache=True)
-        length, step = state.length + x.shape[1], state.step + x.shape[1]
-        return output, state._replace(cache=cache, seen=seen, length=length, step=step)
+        if state.sharing is None:
+            state = state._replace(seen=torch.cat([state.seen, state.seen.new_ones(x.shape[:2])], dim=1))
+        mask = None if state.whole or state.sharing is not None else state.seen
+        output, cache = self._call_body(x, mask, places, state.cache, use_cache=True, sharing=state.sharing)
+        cache = cache if state.step else roomy(cache)
+        return output, state._replace(cache=cache, length=state.length + x.shape[1], step=state.step + x.shape[1])
 
     def select(self, state: _State, rows: Tensor) -> _State:
-        cache = state.cache
+        seen, length = (values.index_select(0, rows) for values in (state.seen, state.length))
+        cache, sharing = state.cache, state.sharing
+        if state.shares and not state.step and len(rows) >= 2 * len(state.length):
+            sharing = Sharing.of(cache, state.seen, rows)
+            if sharing is not None:
+                return state._replace(cache=type(cache)(), seen=seen, length=length, sharing=sharing, shares=False)
         if hasattr(cache, "batch_select_indices"):  # Hugging Face caches are objects and change in place
             cache.batch_select_indices(rows)
         else:
             cache = super().select(cache, rows)
-        return state._replace(
-            cache=cache, seen=state.seen.index_select(0, rows), length=state.length.index_select(0, rows)
-        )
+        sharing = None if sharing is None else sharing.select(rows)
+        return state._replace(cache=cache, seen=seen, length=length, sharing=sharing)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DecoderOnly:
         with frequencies_kept(self):
@@ -196,10 +219,11 @@ class DecoderOnly(StepBackbone):
         cache: Any,
         use_cache: bool,
         packing: Packing | None = None,
+        sharing: Sharing | None = None,
     ) -> tuple[Tensor, Any]:
-        named = {_cache_name(self.body): cache}
-        if packing is not None:
-            named["packing"] = packing
+        named = {cache_name(self.body): cache}
+        named |= {name: how for name, how in (("packing", packing), ("sharing", sharing)) if how is not None}
+        if len(named) > 1:
             mask = x.new_zeros(1, 1, 1, 1)  # of four dimensions: left alone, so that none of S x S is made
         output = self.body(inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=use_cache, **named)
         if isinstance(output, tuple):
@@ -211,34 +235,3 @@ class DecoderOnly(StepBackbone):
 def look_up(table: Callable[[Tensor], Tensor], ids: Sequence[Tensor]) -> list[Tensor]:
     """Embeddings (L_i, D) of rows of ids (L_i,), in one go: the gradient of each go is as large as the table."""
     return list(table(torch.cat(list(ids))).split([len(row) for row in ids]))
-
-
-@contextmanager
-def frequencies_kept(module: nn.Module) -> Iterator[None]:
-    """Inside, types of weights may change; those of rotary frequencies do not.
-
-    In 16 bits far positions would be other ones, which no other code that runs the model does.
-    """
-    kept = [
-        (child, name, value)
-        for child in module.modules()
-        for name, value in child._buffers.items()
-        if name.endswith("inv_freq") and value is not None and value.dtype == torch.float32
-    ]
-    yield
-    for child, name, value in kept:
-        moved = child._buffers[name]
-        if moved is not None and moved.dtype != value.dtype:
-            child._buffers[name] = value.to(moved.device)
-
-
-def _cache_name(body: Callable[..., Any]) -> str:
-    """Hugging Face called it `past_key_values` until transformers 5, and `cache` since."""
-    call = getattr(type(body), "forward", None) if isinstance(body, nn.Module) else body
-    taken = _parameters(getattr(call, "__func__", call))
-    return "cache" if "cache" in taken and "past_key_values" not in taken else "past_key_values"
-
-
-@lru_cache(maxsize=64)
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)

@@ -199,14 +199,18 @@ def _forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     packing: Packing | None = None,
+    sharing: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer."""
-    if packing is None:
+    if packing is None and sharing is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     odd = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if odd:
         raise NotImplementedError(f"packed attention has no {', '.join(odd)}")
+    if packing is None:
+        heard: Tensor = sharing.attend(query, key, value, module.layer_idx, scaling)
+        return heard.transpose(1, 2).contiguous(), None
     return attend(query, key, value, packing, scaling, dropout).transpose(1, 2).contiguous(), None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,22 @@ def _transformers() -> Any:
     except ImportError as error:
         raise ImportError('Hugging Face models need transformers: pip install "seaalign[hf]"') from error
     return transformers
+
+
+@contextmanager
+def frequencies_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, types of weights may change; those of rotary frequencies do not.
+
+    In 16 bits far positions would be other ones, which no other code that runs the model does.
+    """
+    kept = [
+        (child, name, value)
+        for child in module.modules()
+        for name, value in child._buffers.items()
+        if name.endswith("inv_freq") and value is not None and value.dtype == torch.float32
+    ]
+    yield
+    for child, name, value in kept:
+        moved = child._buffers[name]
+        if moved is not None and moved.dtype != value.dtype:
+            child._buffers[name] = value.to(moved.device)

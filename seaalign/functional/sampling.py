@@ -12,10 +12,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _WORD = 1 << 64
 _TRIES = 16
+_BLOCK = 64  # of ids: in parts of it a row is summed, and one part is looked at closer
 
 
 def _signed(word: int) -> int:
@@ -119,8 +121,7 @@ def draw(share: Tensor, top_p: float, uniform: Tensor) -> Tensor:
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
     # inverted in the order of ids, not of ranks: rounding that swaps two nearly equal ranks must not change the draw
-    mass = share.cumsum(-1, dtype=torch.float64)
-    ids = _inverted(mass, uniform)
+    ids = _inverted(share, uniform)
     if top_p == 1:
         return ids
     out = _outside(share, ids, top_p).nonzero().squeeze(-1)
@@ -128,7 +129,7 @@ def draw(share: Tensor, top_p: float, uniform: Tensor) -> Tensor:
     while len(out):
         turn += 1
         # the likeliest id may have next to no mass itself: then the set is looked up instead of waited for
-        within = mass[out] if turn < _TRIES else _cut(share[out], top_p).cumsum(-1, dtype=torch.float64)
+        within = share[out] if turn < _TRIES else _cut(share[out], top_p)
         ids[out] = _inverted(within, uniforms(seeds[out], turn))
         out = out[_outside(share[out], ids[out], top_p)] if turn < _TRIES else out[:0]
     return ids
@@ -142,16 +143,29 @@ def _cut(share: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(share).scatter(-1, order, torch.where(needed, ranked, 0.0))
 
 
-def _inverted(mass: Tensor, uniform: Tensor) -> Tensor:
-    at = torch.searchsorted(mass, uniform.to(mass.dtype)[:, None] * mass[:, -1:], right=True)
-    return at.clamp_max(mass.shape[-1] - 1).squeeze(-1)
+def _inverted(share: Tensor, uniform: Tensor) -> Tensor:
+    """The id at which the running sum exceeds uniform x the sum of all: first its block, then its place there."""
+    blocks = F.pad(share, (0, -share.shape[1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    sums = blocks.sum(-1).double()
+    mass = sums.cumsum(-1)
+    target = uniform.double()[:, None] * mass[:, -1:]
+    block = _first_above(mass, target)
+    before = (mass - sums).gather(-1, block)
+    inside = blocks.take_along_dim(block[..., None], 1).squeeze(1).double().cumsum(-1)
+    return (block * _BLOCK + _first_above(inside, target - before)).squeeze(-1)
+
+
+def _first_above(mass: Tensor, target: Tensor) -> Tensor:
+    """(B, 1): the first place where a running sum is above the target; by rounding past the end, the last that adds."""
+    return torch.minimum(torch.searchsorted(mass, target, right=True), (mass < mass[:, -1:]).sum(-1, keepdim=True))
 
 
 def _outside(share: Tensor, ids: Tensor, top_p: float) -> Tensor:
     """Do the ids that rank before hold top_p already?"""
     own = share.gather(-1, ids[:, None])
-    before = share.where(share > own, 0.0).sum(-1)
-    ties = (share == own).sum(-1) > 1
+    side = (share - own).sign_()  # 1 before it in rank, 0 itself and its ties, -1 after it
+    ties = share.shape[1] - side.abs().sum(-1) > 1
+    before = side.relu_().mul_(share).sum(-1)
     if bool(ties.any()):
         lower = torch.arange(share.shape[-1], device=share.device) < ids[:, None]
         before = before + share.where((share == own) & lower, 0.0).sum(-1)

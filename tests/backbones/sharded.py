@@ -33,7 +33,7 @@ def compare(how: str, checkpointing: bool) -> None:
     else:
         module = DistributedDataParallel(split)
     scores = module(prompts, speech[rank])
-    assert list(split._why_not_packed.values()) == [""], split._why_not_packed
+    assert list(split._trials.values()) == [""], split._trials
     scores.sum().backward()
     wanted = [alone(prompts, each) for each in speech]
     (sum(each.sum() for each in wanted) / 2).backward()

@@ -1,0 +1,129 @@
+"""One copy of a prompt's keys and values for all rows that answer it, while they are drawn.
+
+Twelve candidates of a text would each carry the text, and the style prefix before it, through memory at every token.
+Here a row carries what it has said itself; what was asked is read once for all rows of a prompt, in one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Sharing:
+    """The prompts of P texts, and which of them each of B rows answers.
+
+    Args:
+        keys: of each layer (P, H', L, D), padded.
+        values: of each layer (P, H', L, D).
+        holes: where the prompts are padded (P, 1, 1, L) bool; None where they are not.
+        owner: the prompt of each row (B,).
+        most: rows of the prompt that has most.
+        slot: a place for each row (B,) among P x `most`, those of a prompt side by side; None: their own order.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    holes: Tensor | None
+    owner: Tensor
+    most: int
+    slot: Tensor | None
+
+    @classmethod
+    def of(cls, cache: Any, seen: Tensor, owner: Tensor) -> Sharing | None:
+        """The prompts of a Hugging Face cache that has read them; None for other kinds of caches.
+
+        Args:
+            cache: of P prompts.
+            seen: which of its slots hold something (P, L).
+            owner: the prompt of each row (B,).
+        """
+        layers = getattr(cache, "layers", None)
+        if not layers or any(type(layer).__name__ not in ("DynamicLayer", "RoomyLayer") for layer in layers):
+            return None
+        holes = None if bool(seen.all()) else ~seen[:, None, None]
+        return cls([x.keys for x in layers], [x.values for x in layers], holes, owner, *_placed(owner, len(seen)))
+
+    def select(self, rows: Tensor) -> Sharing:
+        """Some of the rows."""
+        owner = self.owner[rows]
+        return Sharing(self.keys, self.values, self.holes, owner, *_placed(owner, len(self.keys[0])))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float | None = None) -> Tensor:
+        """Attention of rows to their prompt and to what they have said themselves.
+
+        Args:
+            query: (B, H, t, D), the last t positions of each row.
+            key: (B, H', T, D) of all positions that the rows have said; H is a multiple of H'.
+            value: (B, H', T, D).
+            layer: which.
+            scale: of the products; default D ** -0.5.
+
+        Returns:
+            (B, H, t, D).
+        """
+        rows, heads, steps, width = query.shape
+        said, kinds = key.shape[2], key.shape[1]
+        # queries that look at one key stand side by side, so that a key is read once for all of them
+        query = (query * (width**-0.5 if scale is None else scale)).reshape(rows, kinds, -1, width)
+        asked = self._together(query) @ self.keys[layer].transpose(-1, -2)
+        asked = self._apart(asked if self.holes is None else asked.masked_fill(self.holes, -torch.inf))
+        own = query @ key.transpose(-1, -2)
+        if steps > 1:
+            later = torch.ones(steps, said, dtype=torch.bool, device=own.device).triu(said - steps + 1)
+            own = own.unflatten(2, (-1, steps)).masked_fill(later, -torch.inf).flatten(2, 3)
+        share = torch.cat([asked, own], dim=-1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        asked, own = share.split([asked.shape[-1], said], dim=-1)
+        out = own @ value + self._apart(self._together(asked) @ self.values[layer])
+        return out.view(rows, heads, steps, width)
+
+    def _together(self, x: Tensor) -> Tensor:
+        """(B, H', R, X) of rows to (P, H', most * R, X) of prompts."""
+        prompts = len(self.keys[0])
+        if self.slot is not None:
+            x = x.new_zeros(prompts * self.most, *x.shape[1:]).index_copy_(0, self.slot, x)
+        return x.unflatten(0, (prompts, self.most)).transpose(1, 2).flatten(2, 3)
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """And back."""
+        x = x.unflatten(2, (self.most, -1)).transpose(1, 2).flatten(0, 1)
+        return x if self.slot is None else x.index_select(0, self.slot)
+
+
+def _placed(owner: Tensor, prompts: int) -> tuple[int, Tensor | None]:
+    counts = torch.bincount(owner, minlength=prompts)
+    most = int(counts.max())
+    order = owner.argsort(stable=True)
+    rank = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
+    slot = torch.empty_like(owner).index_copy_(0, order, owner[order] * most + rank)
+    return most, None if torch.equal(slot, torch.arange(prompts * most, device=slot.device)) else slot
+
+
+def can_share(call: Callable[..., tuple[Tensor, Any]], like: Tensor) -> bool:
+    """Try it: does the body give rows that share a prompt the features that whole rows have?
+
+    Args:
+        call: `DecoderOnly._call_body` of a body whose attention knows of sharing.
+        like: embeddings (L, D) of its size, type and scale.
+    """
+    noise = torch.randn(5, 6, like.shape[1], generator=torch.Generator().manual_seed(0))
+    x = noise.to(like) * like.float().std().clamp_min(1e-3).to(like.dtype)
+    asked, said, owner = x[:2, :3], x[2:, 3:5], torch.tensor([0, 0, 1], device=x.device)
+    places = torch.arange(5, device=x.device)
+    try:
+        whole, _ = call(torch.cat([asked[owner], said], 1), None, places.expand(3, -1), None, use_cache=False)
+        _, cache = call(asked, None, places[:3].expand(2, -1), None, use_cache=True)
+        sharing = Sharing.of(cache, torch.ones(2, 3, dtype=torch.bool, device=x.device), owner)
+        if sharing is None:
+            return False
+        apart, _ = call(said, None, places[3:].expand(3, -1), type(cache)(), use_cache=True, sharing=sharing)
+    except Exception:  # whatever a foreign model makes of it, a prompt for each row is right
+        return False
+    gap = (apart - whole[:, 3:]).float().abs().max() / whole.float().abs().max()
+    exact = like.dtype == torch.float32 and not torch.is_autocast_enabled(like.device.type)
+    return bool(gap <= (1e-4 if exact else 5e-2))
