@@ -117,6 +117,10 @@ class DecoderOnly(StepBackbone):
             x.requires_grad_()
         return x
 
+    def packs(self, prompts: Sequence[Prompt]) -> bool:
+        with evaluating(self):
+            return self._packs(self.pieces([prompts[0].to(self._device())], Speech.pack([]))[0][0])
+
     def _packs(self, like: Tensor) -> bool:
         """Can the body be packed? Tried once per body and type of numbers."""
         body = getattr(self.body, "__func__", self.body)  # a method is another object each time
