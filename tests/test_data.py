@@ -17,14 +17,15 @@ from tests.toy import Toy, quiet, speech
 LENGTHS = st.lists(st.integers(1, 120), min_size=1, max_size=60)
 
 
-@given(LENGTHS, st.integers(1, 300), st.integers(1, 4), st.integers(0, 5))
-def test_every_item_once_within_the_ceiling_and_as_many_batches_everywhere(lengths, most, world, seed):
+@given(LENGTHS, st.integers(1, 300), st.integers(1, 4), st.integers(0, 5), st.booleans())
+def test_every_item_once_within_the_ceiling_and_as_many_batches_everywhere(lengths, most, world, seed, packed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ranks = [FrameBatchSampler(lengths, most, True, seed, rank, world) for rank in range(world)]
+        ranks = [FrameBatchSampler(lengths, most, True, seed, rank, world, packed) for rank in range(world)]
     assert len({len(r) for r in ranks}) == 1
     for epoch in range(3):
         given_out = [r.batches(epoch) for r in ranks]
+        assert given_out == [r.batches(epoch) for r in ranks]
         assert {len(batches) for batches in given_out} == {len(ranks[0])}  # Lightning counts once, in epoch 0
         flat = sorted(i for batches in given_out for batch in batches for i in batch)
         extra = len(flat) - len(lengths)
@@ -32,7 +33,44 @@ def test_every_item_once_within_the_ceiling_and_as_many_batches_everywhere(lengt
         if extra:  # allowed only where no batch can be split any more
             assert all(len(batch) == 1 for batches in given_out for batch in batches)
         for batch in (b for batches in given_out for b in batches):
-            assert len(batch) * max(lengths[i] for i in batch) <= most or len(batch) == 1
+            rows = [lengths[i] for i in batch]
+            assert (sum(rows) if packed else len(rows) * max(rows)) <= most or len(batch) == 1
+
+
+def test_packed_items_go_where_they_leave_least_room():
+    # 9 | 7 | 5 5 | 3 beside the 7 | 1 beside the 9: three full batches of 10
+    sampler = FrameBatchSampler([5, 3, 9, 1, 7, 5], 10, shuffle=False, packed=True)
+    assert list(sampler) == [[2, 3], [4, 1], [5, 0]]
+    assert {frozenset(b) for b in FrameBatchSampler([5, 3, 9, 1, 7, 5], 10, seed=3, packed=True)} == {
+        frozenset(b) for b in sampler
+    }
+    with pytest.warns(UserWarning, match=r"2 of 4 items are longer than max_frames=10 \(longest: 40\)"):
+        assert list(FrameBatchSampler([5, 40, 11, 5], 10, shuffle=False, packed=True)) == [[3, 0], [2], [1]]
+
+
+def triplets_of(count: int) -> tuple[list[int], list[int]]:
+    """What DGSA reads of triplets (a text of 30 to 150 ids, three answers of 75 to 375), and what it takes padded."""
+    g = torch.Generator().manual_seed(0)
+    texts, rows = torch.randint(30, 151, (count,), generator=g), torch.randint(75, 376, (count, 3), generator=g)
+    return (texts + rows.sum(1)).tolist(), (3 * rows.amax(1)).tolist()
+
+
+@pytest.mark.parametrize(("count", "most", "least"), [(2000, 2000, 0.90), (2000, 3000, 0.92), (2000, 8000, 0.94)])
+def test_packed_batches_are_nearly_full_on_every_process(count, most, least):
+    sizes, padded = triplets_of(count)
+    ranks = [FrameBatchSampler(sizes, most, rank=rank, world_size=2, packed=True) for rank in range(2)]
+    loads = torch.tensor([[sum(sizes[i] for i in batch) for batch in r.batches(1)] for r in ranks])
+    assert float(loads.float().mean()) / most >= least
+    assert float((loads[0] - loads[1]).abs().float().mean()) / most < 0.04  # nobody waits long for the other
+    before = FrameBatchSampler(padded, most, world_size=2)
+    assert loads.shape[1] < 0.9 * len(before)  # fewer steps for the same triplets
+
+
+def test_packed_batches_are_others_in_every_epoch():
+    sizes, _ = triplets_of(600)
+    sampler = FrameBatchSampler(sizes, 3000, packed=True)
+    groups = [{frozenset(batch) for batch in sampler.batches(epoch)} for epoch in range(2)]
+    assert len(groups[0] & groups[1]) < 0.1 * len(sampler)
 
 
 def test_batches_depend_on_seed_and_epoch_alone():

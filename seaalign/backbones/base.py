@@ -81,6 +81,14 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def packs(self, prompts: Sequence[Prompt]) -> bool:
+        """Are rows scored without padding? Then a batch costs the sum of its positions; see `TripletData`.
+
+        Args:
+            prompts: one or more, to try it on.
+        """
+        return False
+
     def decode(self, speech: Speech, timbres: Sequence[Any]) -> list[Tensor]:
         """Waveforms (samples,) of B rows, each with its timbre."""
         raise Unsupported(

@@ -118,6 +118,10 @@ class DecoderOnly(StepBackbone):
             x.requires_grad_()
         return x
 
+    def packs(self, prompts: Sequence[Prompt]) -> bool:
+        with evaluating(self):
+            return self._packs(self.pieces([prompts[0].to(self._device())], Speech.pack([]))[0][0])
+
     def _packs(self, like: Tensor) -> bool:
         """Can the body be packed?"""
 

@@ -89,12 +89,18 @@ class TripletBatch:
         plain: reference log-probs given the text alone (3G, T+1), in the same blocks; None where the reference is the
             policy without its adapters, which scores the rows when it is asked for.
         styled: reference log-probs given the style prefix too (2G, T+1), blocks real and expressive; or None.
+        ids: of the triplets (G,), for messages.
     """
 
     def __init__(
-        self, prompts: list[Prompt], speech: Speech, plain: Tensor | None, styled: Tensor | None = None
+        self,
+        prompts: list[Prompt],
+        speech: Speech,
+        plain: Tensor | None,
+        styled: Tensor | None = None,
+        ids: Sequence[str] = (),
     ) -> None:
-        self.prompts, self.speech, self.plain, self.styled = prompts, speech, plain, styled
+        self.prompts, self.speech, self.plain, self.styled, self.ids = prompts, speech, plain, styled, list(ids)
 
     @classmethod
     def of(cls, group: Sequence[Triplet], stored: bool = True) -> TripletBatch:
@@ -107,8 +113,9 @@ class TripletBatch:
         Raises:
             ValueError: a triplet has none, or not the same ones as the others, and they are wanted.
         """
+        prompts, ids = [triplet.prompt for triplet in group], [triplet.id for triplet in group]
         if not stored:
-            return cls([triplet.prompt for triplet in group], stack(group), None)
+            return cls(prompts, stack(group), None, None, ids)
         bare = [triplet.id for triplet in group if not triplet.reference]
         if bare:
             raise ValueError(
@@ -128,7 +135,7 @@ class TripletBatch:
             for mode in carried[0]
         }
         padded = {mode: pad_sequence(rows, batch_first=True) for mode, rows in modes.items()}
-        return cls([triplet.prompt for triplet in group], stack(group), padded["plain"], padded.get("styled"))
+        return cls(prompts, stack(group), padded["plain"], padded.get("styled"), ids)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -137,7 +144,7 @@ class TripletBatch:
         """A copy on another device."""
         prompts = [prompt.to(device) for prompt in self.prompts]
         plain, styled = _moved(self.plain, device), _moved(self.styled, device)
-        return TripletBatch(prompts, self.speech.to(device), plain, styled)
+        return TripletBatch(prompts, self.speech.to(device), plain, styled, self.ids)
 
 
 class SentenceBatch:

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from seaalign.data.batching import FrameBatchSampler
+from seaalign.records import Prompt
 
 _Batch = TypeVar("_Batch")
 _Loader = TypeVar("_Loader", bound=Any)
@@ -78,16 +79,27 @@ class FrameLoader(Generic[_Batch]):
 
 
 class FrameDataModule(L.LightningDataModule):
-    """Keeps the place of the training loader in every checkpoint.
+    """Keeps the place of the training loader in every checkpoint, and what a batch is.
 
-    Lightning keeps it too, but forgets to give it back where `configure_optimizers` asks for the number of steps: that
-    builds the loaders before the checkpoint's state arrives. A data module gets its state earlier.
+    Lightning keeps the place too, but forgets to give it back where `configure_optimizers` asks for the number of
+    steps: that builds the loaders before the checkpoint's state arrives. A data module gets its state earlier.
+
+    Attributes:
+        packed: does `max_frames` count what a backbone without padding reads, each prompt once and all answers? `setup`
+            asks the trainer's backbone (`Backbone.packs`); without one, rows are taken to be padded. A resumed run
+            keeps the kind of batches that it began with; in checkpoints that do not say it they were padded.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.packed = False
         self._training: Any = None
         self._resume: dict[str, int] | None = None
+
+    def ask(self, prompt: Prompt) -> None:
+        """Find out what the trainer's backbone makes of a batch, before its weights may be spread over processes."""
+        packs = getattr(getattr(getattr(self.trainer, "lightning_module", None), "backbone", None), "packs", None)
+        self.packed = packs is not None and bool(packs([prompt]))
 
     def prepare_data(self) -> None:
         """Refuse a module that trains on something else, before hours are spent on its data."""
@@ -106,7 +118,7 @@ class FrameDataModule(L.LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         shuffle = training and not getattr(trainer, "overfit_batches", 0)
-        made = FrameLoader(FrameBatchSampler(frames, max_frames, shuffle, seed, rank, world), collate)
+        made = FrameLoader(FrameBatchSampler(frames, max_frames, shuffle, seed, rank, world, self.packed), collate)
         return self.placed(made) if training else made
 
     def placed(self, loader: _Loader) -> _Loader:
@@ -118,10 +130,12 @@ class FrameDataModule(L.LightningDataModule):
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands in its epoch."""
-        return {"place": self._training.state_dict()} if self._training else {}
+        """Where training stands in its epoch, and what its batches are."""
+        return {"place": self._training.state_dict(), "packed": self.packed} if self._training else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Start the next training loader at the saved place."""
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._resume = state_dict.get("place")
+            if self._resume is not None:
+                self.packed = state_dict.get("packed", False)

@@ -91,7 +91,9 @@ class PairData(StoredData[Pair, Pair]):
             seaalign, or in ids or texts of the model where the backbone can read them (see `storage.read_preferences`).
         scored: the Parquet file of the pairs with their log-probs, read or made.
         val_fraction: share of the pairs kept for validation, drawn by seed; at least one where it is above 0.
-        max_frames: ceiling on the padded frames of a batch, per process; both answers count.
+        max_frames: ceiling on the frames of a batch, per process. Where the backbone packs rows without padding, that
+            is the sum of prompts and answers, and batches are filled up to it; elsewhere it is twice the pairs x the
+            longest answer, and pairs of similar length share a batch.
         seed: of split and shuffle.
         vocab_size: refuse token ids outside 0..vocab_size-1 when reading files.
         reference: "stored" log-probs, or "disabled_adapter": the policy without its LoRA layers scores each batch. The
@@ -165,6 +167,3 @@ class PairData(StoredData[Pair, Pair]):
 
     def _batch(self, rows: list[Pair]) -> PairBatch:
         return PairBatch.of(rows, stored=self.reference == "stored")
-
-    def _frames(self, row: Pair) -> int:
-        return 2 * max(len(tokens) for tokens in row.completions())

@@ -7,12 +7,14 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from seaalign.data.batches import PairBatch, SpeechBatch
 from seaalign.data.batching import FrameBatchSampler
 from seaalign.data.loader import Place
+from seaalign.functional.batching import frames_of
 from seaalign.functional.sampling import content_key
-from seaalign.records import Pair, Speech, Utterance
+from seaalign.records import Prompt, Speech, Utterance
 
 if TYPE_CHECKING:
     from seaalign.data.texts import TextData
@@ -67,22 +69,25 @@ class RoundLoader:
         mined = self.module.explore(epoch + 1, self.sentences, begun=start > 0)
         if start < sft:
             rows = mined.accepted + self._replayed(len(mined.accepted), epoch)
-            for batch in self._cut([len(u.tokens) for u in rows], start, sft, epoch):
+            for batch in self._cut([(u.prompt, [u.tokens]) for u in rows], start, sft, epoch):
                 yield _speech([rows[i] for i in batch])
         if dpo and mined.pairs:
             pairs = self.module.score(epoch + 1, mined.pairs, begun=start > sft)
-            for batch in self._cut([_frames(pair) for pair in pairs], max(0, start - sft), dpo, epoch + 500_000):
+            items = [(pair.prompt, pair.completions()) for pair in pairs]
+            for batch in self._cut(items, max(0, start - sft), dpo, epoch + 500_000):
                 yield PairBatch.of([pairs[i] for i in batch])
         else:
             yield from (None for _ in range(max(0, start - sft), dpo))
 
-    def _cut(self, frames: list[int], start: int, steps: int, epoch: int) -> Iterator[list[int]]:
-        """Batches start..steps-1 of as many passes over the rows as that takes."""
+    def _cut(
+        self, items: Sequence[tuple[Prompt, Sequence[Tensor]]], start: int, steps: int, epoch: int
+    ) -> Iterator[list[int]]:
+        """Batches start..steps-1 of as many passes over the items, prompts with their rows, as that takes."""
         if start >= steps:
             return
-        sampler = FrameBatchSampler(
-            frames, self.data.max_frames, True, self.data.seed + 1_000_003 * epoch, self.rank, self.world
-        )
+        frames = [frames_of(*item, packed=self.data.packed) for item in items]
+        seed = self.data.seed + 1_000_003 * epoch
+        sampler = FrameBatchSampler(frames, self.data.max_frames, True, seed, self.rank, self.world, self.data.packed)
         yield from islice((batch for turn in count() for batch in sampler.batches(turn)), start, steps)
 
     def _replayed(self, accepted: int, epoch: int) -> list[Utterance]:
@@ -104,7 +109,3 @@ class RoundLoader:
 
 def _speech(rows: Sequence[Utterance]) -> SpeechBatch:
     return SpeechBatch([u.prompt for u in rows], Speech.pack([u.tokens for u in rows]), [u.id for u in rows])
-
-
-def _frames(pair: Pair) -> int:
-    return 2 * max(len(tokens) for tokens in pair.completions())

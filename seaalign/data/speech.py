@@ -11,6 +11,7 @@ import torch
 
 from seaalign.data.batches import SpeechBatch
 from seaalign.data.loader import FrameDataModule, FrameLoader
+from seaalign.functional.batching import frames_of
 from seaalign.functional.sampling import content_key, uniforms
 from seaalign.records import Prompt, Speech, Utterance
 from seaalign.storage import read_manifest, read_utterances
@@ -41,7 +42,9 @@ class SpeechData(FrameDataModule):
     Args:
         train: utterances, or a Parquet or JSONL file of them.
         val: the same, or None.
-        max_frames: ceiling on rows x longest row of a batch, per process.
+        max_frames: ceiling on the frames of a batch, per process. Where the backbone packs rows without padding, that
+            is the sum of prompts and speech, and batches are filled up to it; elsewhere it is rows x longest row, and
+            rows of similar length share a batch.
         seed: of the shuffle, and of `plain_fraction`.
         plain_fraction: share of the utterances whose style prefix is left out, drawn anew in every epoch. A model that
             is to speak in both modes must have learned both. 0 leaves every prompt as it is.
@@ -81,21 +84,22 @@ class SpeechData(FrameDataModule):
             train, val = self.sources
             self.train = load_utterances(train, self.vocab_size)
             self.val = [] if val is None else load_utterances(val, self.vocab_size)
+        self.ask(self.train[0].prompt)
 
     def train_dataloader(self) -> FrameLoader[SpeechBatch]:
         """Shuffled, except under `Trainer(overfit_batches=...)`."""
         return self._loader(self.train, training=True)
 
     def val_dataloader(self) -> FrameLoader[SpeechBatch] | list[Any]:
-        """In order of length; an empty list where there is no validation data."""
+        """Never shuffled; an empty list where there is no validation data."""
         return self._loader(self.val, training=False) if self.val else []
 
     def _loader(self, utterances: list[Utterance], training: bool) -> FrameLoader[SpeechBatch]:
         def collate(rows: list[int], epoch: int) -> SpeechBatch:
             return self._collate([utterances[row] for row in rows], epoch if training else 0)
 
-        lengths = [len(utterance.tokens) for utterance in utterances]
-        return self.loader(lengths, self.max_frames, self.seed, collate, training)
+        frames = [frames_of(utterance.prompt, [utterance.tokens], self.packed) for utterance in utterances]
+        return self.loader(frames, self.max_frames, self.seed, collate, training)
 
     def _collate(self, utterances: list[Utterance], epoch: int) -> SpeechBatch:
         prompts = [self._prompt(utterance, epoch) for utterance in utterances]

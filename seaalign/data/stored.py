@@ -12,12 +12,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from seaalign.backbones.base import Backbone
 from seaalign.data.loader import FrameDataModule, FrameLoader
+from seaalign.functional.batching import frames_of
+from seaalign.records import Pair, Triplet
 from seaalign.sampling.reference import require_adapters
 from seaalign.storage import read_metadata, weights_hash
 
 Reference = Literal["stored", "disabled_adapter"]
 _Source = TypeVar("_Source")
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", bound=Triplet | Pair)
 
 
 class StoredData(FrameDataModule, Generic[_Source, _Row]):
@@ -32,7 +34,7 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
     Args:
         path: the file.
         val_fraction: share of the rows kept for validation, drawn by seed; at least one where it is above 0.
-        max_frames: ceiling on the padded frames of a batch, per process.
+        max_frames: ceiling on the frames of a batch, per process; see `FrameDataModule.packed`.
         seed: of split and shuffle.
         vocab_size: refuse token ids outside 0..vocab_size-1 when reading files.
         reference: "stored" log-probs, or "disabled_adapter": the policy without its LoRA layers scores each batch.
@@ -95,10 +97,9 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
         """Collate."""
         raise NotImplementedError
 
-    @abstractmethod
     def _frames(self, row: _Row) -> int:
-        """How many padded frames a row takes in a batch of its own."""
-        raise NotImplementedError
+        """What a row takes of a batch."""
+        return frames_of(row.prompt, row.completions(), self.packed)
 
     def _held(self, sources: list[_Source]) -> list[_Row] | None:
         """The rows where there is nothing to make, and so no file; else None."""
@@ -142,6 +143,7 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
             rows = self._read(path, sources)
         else:
             self.metadata = self._expected(sources, self._backbone())
+        self.ask(rows[0].prompt)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).tolist()
         held = max(1, round(len(rows) * self.val_fraction)) if self.val_fraction and len(rows) > 1 else 0
         self.val, self.train = [rows[i] for i in order[:held]], [rows[i] for i in order[held:]]
@@ -152,7 +154,7 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
         return self._loader(self.train, training=True)
 
     def val_dataloader(self) -> FrameLoader[Any] | list[Any]:
-        """In order of length; an empty list where there is no validation data."""
+        """Never shuffled; an empty list where there is no validation data."""
         return self._loader(self.val, training=False) if self.val else []
 
     def state_dict(self) -> dict[str, Any]:

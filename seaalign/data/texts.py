@@ -34,7 +34,8 @@ class TextData(FrameDataModule):
             sentences from a file; and `replay` mixes them in.
         replay: share of the utterances of the SFT phase that come from `sft`, drawn anew in every iteration.
         language: of the sentences of a file that do not say theirs.
-        max_frames: ceiling on the padded frames of a batch, per process.
+        max_frames: ceiling on the frames of a batch, per process: as in `SpeechData`, and in the second half of an
+            iteration as in `PairData`.
         seed: of the shuffle and the replay.
         vocab_size: refuse token ids outside 0..vocab_size-1 when reading `sft`.
 
@@ -66,8 +67,11 @@ class TextData(FrameDataModule):
 
     def setup(self, stage: str = "fit") -> None:
         """Read the files, once."""
-        if self.sentences:
-            return
+        if not self.sentences:
+            self._read()
+        self.ask(self.sentences[0].prompt)
+
+    def _read(self) -> None:
         self.sft = [] if self.sft_source is None else load_utterances(self.sft_source, self.vocab_size)
         if isinstance(self.source, str | Path):
             voices = [utterance.prompt.timbre for utterance in self.sft] or [None]

@@ -15,6 +15,7 @@ from seaalign.backbones.base import Backbone
 from seaalign.data.batches import TripletBatch
 from seaalign.data.speech import load_utterances
 from seaalign.data.stored import Reference, StoredData
+from seaalign.functional.batching import frames_of
 from seaalign.records import Triplet, Utterance
 from seaalign.sampling import Pairing, dual_mode, reference_logps
 from seaalign.storage import data_hash, layout_of, read_triplets, samples_hash, weights_hash, write_triplets
@@ -35,7 +36,9 @@ class TripletData(StoredData[Utterance, Triplet]):
             `source` is not "real") are refused: the real speech is what both objectives prefer.
         triplets: the Parquet file, read or made.
         val_fraction: share of the triplets kept for validation, drawn by seed; at least one where it is above 0.
-        max_frames: ceiling on the padded frames of a batch, per process; all three completions count.
+        max_frames: ceiling on the frames of a batch, per process. Where the backbone packs rows without padding, that
+            is the sum of prompts (text; and with `styled` the style) and answers, and batches are filled up to it;
+            elsewhere it is three times the triplets x the longest answer, and triplets of similar length share a batch.
         temperature: of the sampling.
         top_p: of the sampling.
         max_len: most frames of a sample; None: twice the real utterance and 20.
@@ -113,7 +116,11 @@ class TripletData(StoredData[Utterance, Triplet]):
         return TripletBatch.of(rows, stored=self.reference == "stored")
 
     def _frames(self, row: Triplet) -> int:
-        return 3 * max(len(tokens) for tokens in row.completions())
+        real, expressive, stable = row.completions()
+        if self.packed and self.styled:  # four rows, see `modules.objectives.rows_to_score`
+            with_style = frames_of(row.prompt, (real, expressive), packed=True)
+            return with_style + frames_of(row.prompt.plain(), (real, stable), packed=True)
+        return frames_of(row.prompt.plain(), row.completions(), self.packed)
 
     def _sources(self) -> list[Utterance]:
         """The utterances, unless some are synthetic: as the chosen side they would teach what DGSA is to undo."""

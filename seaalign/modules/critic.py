@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating
 from seaalign.critique import Loop, Plan, decoded
@@ -155,19 +154,6 @@ def begin_step(module: TDSC, batch_idx: int) -> None:
                 group["lr"] = settings["dpo_lr"] if dpo and settings["dpo_lr"] is not None else settings["lr"]
     place = torch.tensor([settings["seed"], module.iteration, batch_idx, trainer.global_rank])
     torch.manual_seed(content_key([place], 0) % (1 << 63))
-
-
-def require_finite(loss: Tensor, where: str, ids: Sequence[str]) -> None:
-    """Stop at the first loss that is not a number, while the last checkpoint is still good.
-
-    Raises:
-        ValueError: names the rows of the batch.
-    """
-    if not bool(torch.isfinite(loss.detach())):
-        raise ValueError(
-            f"the loss is {float(loss.detach())} in {where}, on the rows {list(ids)[:8]}{' ...' * (len(ids) > 8)}. "
-            "No step was made with it, and the last checkpoint is untouched: lower lr or dpo_lr, or look at these rows"
-        )
 
 
 def require_finite_gradients(module: TDSC) -> None:

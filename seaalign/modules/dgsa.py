@@ -99,7 +99,7 @@ class DGSA(Preference):
     def loss(self, batch: TripletBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted preference losses and the SFT anchor (eq. 10), and what to log."""
         count, rows = len(batch), rows_to_score(batch, self.hparams["styled_stability"])
-        logps, reference = policy_and_reference(self.backbone, *rows[:3])
+        logps, reference = policy_and_reference(self.backbone, *rows[:3], batch.ids)
         self.require_start(logps, reference, rows.speech.scored)
         two = pairs(rows, logps, reference, count, self.hparams["reduction"])
         per_pair = [w * self.pair_loss(*pair) for w, pair in zip(self.weights, two.values(), strict=True)]

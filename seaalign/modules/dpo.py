@@ -78,7 +78,8 @@ class DPO(Preference):
 
     def loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Preference loss and the SFT anchor, and what to log."""
-        logps, reference = policy_and_reference(self.backbone, batch.prompts, batch.speech, batch.reference)
+        rows = batch.prompts, batch.speech, batch.reference, batch.ids
+        logps, reference = policy_and_reference(self.backbone, *rows)
         self.require_start(logps, reference, batch.speech.scored)
         settings = (self.hparams[name] for name in ("beta", "reduction", "sft_weight"))
         return preference_loss(logps, reference, batch, self.pair_loss, *settings)

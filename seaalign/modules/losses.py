@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone
@@ -20,20 +21,52 @@ Logs = dict[str, Tensor]
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+def require_finite(logps: Tensor, scored: Tensor, ids: Sequence[str]) -> None:
+    """Stop at the first log-prob that is not a number, while the weights and the last checkpoint are still good.
+
+    Not under float16 autocast, where the Trainer's gradient scaler leaves such a step out and goes on.
+
+    Args:
+        logps: the policy's (B, T+1).
+        scored: which columns count (B, T+1).
+        ids: of the items, whose rows come in blocks of len(ids); none: rows are called by their number.
+
+    Raises:
+        ValueError: names the row and the token.
+    """
+    kind = logps.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+        return
+    lost = scored & ~logps.detach().isfinite()
+    if bool(lost.any()):
+        row, column = lost.nonzero()[0].tolist()
+        name = f"row {row}" if not ids else f"row {row} of the batch, of {ids[row % len(ids)]!r},"
+        raise ValueError(
+            f"{int(lost.any(-1).sum())} of {len(lost)} rows have log-probs that are not finite: {name} has "
+            f"{float(logps.detach()[row, column])} at token {column}. No step was made with it, and the last "
+            "checkpoint is untouched. Where it is every row, the weights are lost: lower the learning rate. Where it "
+            "is one, look at its tokens"
+        )
+
+
 def likelihood_loss(logps: Tensor, batch: SpeechBatch) -> tuple[Tensor, Logs]:
     """Mean negative log-prob per scored token of all processes (eq. 2, 17), and what to log of this one.
 
     Args:
         logps: the policy's (B, T+1).
         batch: what it scored.
+
+    Raises:
+        ValueError: a log-prob is not finite.
     """
+    require_finite(logps, batch.speech.scored, batch.ids)
     scored = batch.speech.scored
     total = -sequence_logp(logps, scored).sum()
     return global_mean(total, scored.sum()), {"loss": total.detach() / scored.sum()}
 
 
 def policy_and_reference(
-    backbone: Backbone, prompts: Sequence[Prompt], speech: Speech, stored: Tensor | None
+    backbone: Backbone, prompts: Sequence[Prompt], speech: Speech, stored: Tensor | None, ids: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Log-probs (B, T+1) of rows under the policy, and under the reference.
 
@@ -43,12 +76,16 @@ def policy_and_reference(
         speech: B rows.
         stored: what the reference gave the rows (B, T+1); None: the reference is the policy without its LoRA layers,
             and scores them now.
+        ids: of the items, for messages; see `require_finite`.
 
     Raises:
         Unsupported: nothing is stored, and there are no LoRA layers.
+        ValueError: a log-prob of the policy is not finite.
     """
     reference = adapterless_logps(backbone, prompts, speech) if stored is None else stored
-    return backbone(prompts, speech), reference
+    logps = backbone(prompts, speech)
+    require_finite(logps, speech.scored, ids)
+    return logps, reference
 
 
 def pair_objective(loss: str, beta: float, label_smoothing: float = 0.0) -> Objective:
@@ -81,7 +118,7 @@ def pair_loss(
         reduction: of log-probs over columns.
         sft_weight: weight of the anchor.
     """
-    both = policy_and_reference(backbone, batch.prompts, batch.speech, batch.reference)
+    both = policy_and_reference(backbone, batch.prompts, batch.speech, batch.reference, batch.ids)
     return preference_loss(*both, batch, pair_objective("dpo", beta), beta, reduction, sft_weight)
 
 

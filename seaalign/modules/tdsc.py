@@ -23,7 +23,6 @@ from seaalign.modules.critic import (
     judge_of,
     loop_of,
     plan_of,
-    require_finite,
     require_finite_gradients,
     temperatures_of,
 )
@@ -173,7 +172,6 @@ class TDSC(L.LightningModule):
         """Loss of one batch of either phase."""
         phase = "dpo" if isinstance(batch, PairBatch) else "sft"
         loss, logs = self.loss(batch)
-        require_finite(loss, f"{phase} of iteration {self.iteration}", batch.ids)
         self.log_dict({f"train/{phase}/{name}": value for name, value in logs.items()}, batch_size=len(batch))
         return loss
 

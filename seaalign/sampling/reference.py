@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating
 from seaalign.backbones.lora import adapters_off, has_adapters
+from seaalign.functional.batching import batches, frames_of, warn_of_long
 from seaalign.records import Pair, Prompt, Speech, Triplet
 from seaalign.sampling.progress import track
 
@@ -27,7 +28,7 @@ def reference_logps(
     Args:
         backbone: the frozen SFT checkpoint, the same that sampled.
         triplets: from `dual_mode`.
-        max_frames: padded frames per call.
+        max_frames: frames per call: prompts and answers where the backbone packs them, padded ones elsewhere.
         styled: also score (real, expressive) with the style prefix, for `DGSA(styled_stability=True)`.
         progress: show a bar on a terminal.
 
@@ -38,10 +39,11 @@ def reference_logps(
         ValueError: a log-prob is not finite.
     """
     modes = {"plain": 3, "styled": 2} if styled else {"plain": 3}
-    batches = _batches([3 * max(len(tokens) for tokens in triplet.completions()) for triplet in triplets], max_frames)
+    prompts = [triplet.prompt if styled else triplet.prompt.plain() for triplet in triplets]
+    calls = _batches(backbone, prompts, triplets, max_frames)
     done = list(triplets)
     with evaluating(backbone):
-        for rows in track(batches, "reference log-probs", progress):
+        for rows in track(calls, "reference log-probs", progress):
             group = [triplets[i] for i in rows]
             parts = {mode: score_blocks(backbone, group, count, mode == "plain") for mode, count in modes.items()}
             for k, i in enumerate(rows):
@@ -65,7 +67,7 @@ def pair_logps(
     Args:
         backbone: the reference policy.
         pairs: from `pairs.mine`.
-        max_frames: padded frames per call.
+        max_frames: frames per call: prompts and answers where the backbone packs them, padded ones elsewhere.
         progress: show a bar on a terminal.
 
     Returns:
@@ -75,9 +77,9 @@ def pair_logps(
         ValueError: a log-prob is not finite.
     """
     done = list(pairs)
-    sizes = [2 * max(len(tokens) for tokens in pair.completions()) for pair in pairs]
+    calls = _batches(backbone, [pair.prompt for pair in pairs], pairs, max_frames)
     with evaluating(backbone):
-        for rows in track(_batches(sizes, max_frames), "reference log-probs", progress):
+        for rows in track(calls, "reference log-probs", progress):
             group = [pairs[i] for i in rows]
             chosen, rejected = _score(backbone, [p.prompt for p in group], stack(group), [p.id for p in group])
             for i, one, other in zip(rows, chosen, rejected, strict=True):
@@ -153,11 +155,11 @@ def stack(group: Sequence[Triplet] | Sequence[Pair]) -> Speech:
     return Speech.pack([row for block in blocks for row in block], ended, torch.arange(len(group)).repeat(len(blocks)))
 
 
-def _batches(frames: list[int], max_frames: int) -> list[list[int]]:
-    """Indices in order of size, in batches of padded size <= max_frames; a single item may exceed it."""
-    batches: list[list[int]] = [[]]
-    for i in sorted(range(len(frames)), key=frames.__getitem__):
-        if batches[-1] and (len(batches[-1]) + 1) * frames[i] > max_frames:
-            batches.append([])
-        batches[-1].append(i)
-    return batches if frames else []
+def _batches(
+    backbone: Backbone, prompts: Sequence[Prompt], items: Sequence[Triplet | Pair], max_frames: int
+) -> list[list[int]]:
+    """Which items are scored in one call."""
+    packed = bool(prompts) and backbone.packs(prompts)
+    sizes = [frames_of(prompt, item.completions(), packed) for prompt, item in zip(prompts, items, strict=True)]
+    warn_of_long(sizes, max_frames, stacklevel=4)
+    return batches(sizes, max_frames, packed)

@@ -288,7 +288,7 @@ def test_nan_stops_names_the_rows_and_keeps_the_checkpoint(tmp_path, policy):
                 with torch.no_grad():
                     module.backbone.head.bias.fill_(float("nan"))
 
-    with pytest.raises(ValueError, match=r"the loss is nan in sft of iteration 2, on the rows \['(u\d+|s\d+#\d)'"):
+    with pytest.raises(ValueError, match=r"row 0 of the batch, of '(u\d+|s\d+#\d)', has nan at token 0\. No step"):
         fit(policy, tmp_path, callbacks=[Poison()])
     kept = torch.load(tmp_path / "checkpoints" / "step=12.ckpt", weights_only=False)
     assert all(torch.isfinite(value).all() for value in kept["state_dict"].values())
