@@ -58,6 +58,7 @@ SAMPLING = [
 OURS = [
     Variant("by hand, naive", "training.py", "hand", whole=True),
     Variant("seaalign, whole head", "training.py", "whole", whole=True),
+    Variant("seaalign, checkpointing", "training.py", "checkpoint"),
     Variant("seaalign", "training.py", "speech"),
 ]
 

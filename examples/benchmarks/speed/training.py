@@ -2,8 +2,9 @@
 
     python training.py FOLDER VARIANT OUT
 
-Variants: "speech", softmax over speech codes and ends, as `CausalLM` has it by itself; "whole", over the whole
-vocabulary, as TRL has it; "hand", whole vocabulary, four padded rows a triplet, a live reference.
+Variants: "speech", softmax over speech codes and ends, as `CausalLM` has it by itself; "checkpoint", the same with
+gradient checkpointing; "whole", over the whole vocabulary, as TRL has it; "hand", whole vocabulary, four padded rows a
+triplet, a live reference.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ def autocast(job: Job) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16) if job.device == "cuda" else nullcontext()
 
 
-def backbone_of(job: Job, model: Any, whole: bool = False) -> Any:
+def backbone_of(job: Job, model: Any, whole: bool = False, checkpoint: bool = False) -> Any:
     """The model behind the contract of seaalign.
 
     Args:
         job: the settings.
         model: a Hugging Face causal LM.
         whole: every id but the last is a code, so that the softmax runs over the whole head.
+        checkpoint: keep what goes into a layer, and compute the rest again in the backward pass.
     """
     from seaalign.backbones import CausalLM, Layout
 
@@ -43,7 +45,8 @@ def backbone_of(job: Job, model: Any, whole: bool = False) -> Any:
     some = {"speech": job.text, "codes": job.codes, "also": (job.end - 2, job.end - 1)}
     span = {"speech": 0, "codes": job.end} if whole else some
     # the timbre is one of 6,561 codes in both, and stands in the prompt by its id
-    return CausalLM(model, Layout("speed", prompt, end=job.end, timbre=job.text, timbre_codes=job.codes, **span))
+    layout = Layout("speed", prompt, end=job.end, timbre=job.text, timbre_codes=job.codes, **span)
+    return CausalLM(model, layout, gradient_checkpointing=checkpoint)
 
 
 def groups(job: Job, folder: Path, backbone: Any, shift: int) -> list[list[Any]]:
@@ -64,12 +67,13 @@ def groups(job: Job, folder: Path, backbone: Any, shift: int) -> list[list[Any]]
     return [rows[i : i + job.triplets] for i in range(0, len(rows), job.triplets)]
 
 
-def seaalign(job: Job, folder: Path, model: Any, whole: bool) -> tuple[Sequence[Any], Callable[[Any], Tensor], Any]:
+def seaalign(job: Job, folder: Path, model: Any, variant: str) -> tuple[Sequence[Any], Callable[[Any], Tensor], Any]:
     """Batches, their loss, and an optimizer."""
     from seaalign import DGSA
     from seaalign.data.batches import TripletBatch
 
-    backbone = backbone_of(job, model, whole)
+    whole = variant == "whole"
+    backbone = backbone_of(job, model, whole, variant == "checkpoint")
     module = DGSA(backbone, alpha=0.8, weights=(0.5, 0.5), beta=job.beta, lr=job.lr, weight_decay=0.0)
     batches = groups(job, folder, backbone, job.text if whole else 0)
     return (
@@ -113,7 +117,7 @@ def run(job: Job, folder: Path, variant: str, out: Path) -> dict[str, Any]:
     import_module("seaalign.modules")  # before the mark: what a library weighs is no memory of a step
     meter, model = Meter(job.device), world.model_of(job, folder)
     meter.mark()
-    made = by_hand(job, folder, model) if variant == "hand" else seaalign(job, folder, model, variant == "whole")
+    made = by_hand(job, folder, model) if variant == "hand" else seaalign(job, folder, model, variant)
     batches, loss_of, optimizer = made
     losses, norms = [], []
     for i, batch in enumerate(batches):
