@@ -12,18 +12,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from seaalign.backbones import CSM, VLLM, CausalLM, Chatterbox, CosyVoice, Qwen3TTS
 from seaalign.backbones.lora import has_adapters
 from seaalign.backbones.weights import is_adapter, load_into, read_weights
-from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
+from seaalign.callbacks import ErosionMonitor, SampleAudio, ShardWriter, TemperatureCurriculum
 from seaalign.cli.explain import explain, told
-from seaalign.data import PairData, SpeechData, TextData, TripletData, load_pairs, load_utterances
+from seaalign.data import PairData, ShardData, SpeechData, TextData, TripletData, load_pairs, load_utterances
 from seaalign.judges import Duration, Intelligibility, Liveliness, Repetition, RoundTrip, SpeakerSimilarity
 from seaalign.judges.transcribers import MMS, ByLanguage, Dolphin, FasterWhisper, Pipeline, SpeechBrain, Whisper
 from seaalign.miniature.lm import TextSpeechLM
 from seaalign.modules import DGSA, DPO, SFT, TDSC
 from seaalign.records import Speech, Utterance
+from seaalign.stages import Exploring, Judging, Scoring
 from seaalign.testing import BackboneError, check_backbone
 
 SHORT = (
     *(SFT, DGSA, DPO, TDSC, SpeechData, TextData, TripletData, PairData),
+    *(Exploring, Judging, Scoring, ShardData, ShardWriter),
     *(TextSpeechLM, CausalLM, CosyVoice, CSM, Chatterbox, Qwen3TTS, VLLM),
     *(ErosionMonitor, SampleAudio, TemperatureCurriculum),
     *(Intelligibility, Repetition, Duration, SpeakerSimilarity, RoundTrip, Liveliness),

@@ -22,7 +22,7 @@ from typing import Any
 from seaalign.backbones.base import Backbone, calls, evaluating
 from seaalign.critique.behind import Behind
 from seaalign.critique.decode import decoded
-from seaalign.critique.plan import NothingAccepted, Plan, advice, mean_scores, sentences_hash, short
+from seaalign.critique.plan import NothingAccepted, Plan, advice, sentences_hash, short, summary
 from seaalign.judges import Judge, VerdictCache
 from seaalign.pairs import Funnel, Judged, Mined, mine
 from seaalign.records import Candidate, Sentence, Verdict
@@ -210,15 +210,9 @@ class Round:
             write_utterances(self.folder / "accepted.parquet", mined.accepted)
         if mined.pairs:
             write_pairs(self.folder / "pairs.parquet", mined.pairs)
-        funnel = mined.funnel
         stats = {
             "sampler": json.loads((self.folder / "about.json").read_text())["sampler"],
-            "pass_rate": funnel.accepted / funnel.candidates,
-            "candidates": funnel.candidates,
-            "accepted": funnel.accepted,
-            "scores": mean_scores(judged),
-            "temperatures": funnel.rows,
-            "texts": funnel.texts,
+            **summary(mined, judged),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "bytes": sum(path.stat().st_size for path in self.folder.iterdir()),
         }

@@ -147,11 +147,12 @@ class Shards:
         self._check(number)
         return list(read(self.path(number)))
 
-    def merge(self, path: str | Path) -> None:
+    def merge(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Put all shards into one Parquet file, in order; it is read as a shard is, and costs the memory of one.
 
         Args:
             path: the file, written whole or not at all.
+            metadata: what else the file should say of itself, beside what the folder is about.
 
         Raises:
             FileNotFoundError: some are missing.
@@ -166,7 +167,10 @@ class Shards:
         if not kept:
             raise ValueError(f"there is nothing to merge: {self.folder} holds no row")
         about = {**self.about, **kept[0], "rows": sum(found["rows"] for found in kept)}
-        about = {key: about[key] for key in about if key not in ("shard", "of")}
+        about = {
+            **(metadata or {}),
+            **{key: about[key] for key in about if key not in ("shard", "of", "shards", "size")},
+        }
         schema = pq.read_schema(paths[0]).with_metadata({"seaalign": json.dumps(about)})
         with whole_or_nothing(Path(path)) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for shard in paths:
