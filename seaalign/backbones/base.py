@@ -191,14 +191,14 @@ def calls(
     Example:
         >>> calls([Prompt([1]), Prompt([2]), Prompt([1])], 8)
         [([0, 1], 0), ([2], 1000003)]
+        >>> calls([Prompt([1])], 8, before=[1])  # somebody else says the first of them
+        [([0], 1000003)]
     """
     rounds = occurrences(prompts) if before is None else before
     order = sorted(range(len(prompts)), key=lambda i: (rounds[i], size[i] if size else i))
     groups = [list(group) for _, group in groupby(order, key=lambda i: rounds[i])]
     far = 1_000_003  # from the seeds that people give
-    return [
-        (group[i : i + batch], far * turn) for turn, group in enumerate(groups) for i in range(0, len(group), batch)
-    ]
+    return [(group[i : i + batch], far * rounds[group[0]]) for group in groups for i in range(0, len(group), batch)]
 
 
 def row_keys(prompts: Sequence[Prompt], n: int, seed: int) -> Tensor:

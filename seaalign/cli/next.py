@@ -12,7 +12,7 @@ from rich.console import Console
 from seaalign.stages.mining import funnel_of
 from seaalign.storage.columns import whole_or_nothing
 
-_OF_TDSC = ("callbacks", "logger", "default_root_dir", "max_epochs", "max_steps", "enable_checkpointing")
+_OF_TDSC = ("callbacks", "default_root_dir", "max_epochs", "max_steps", "enable_checkpointing")
 
 
 def write_configs(out: Path, written: str, result: dict[str, Any]) -> list[str]:

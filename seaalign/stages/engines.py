@@ -46,7 +46,13 @@ class OnLightning:
         """See `Engine`."""
         stage, data = make()
         self.trainer.predict(stage, data, return_predictions=False)
-        self.trainer.strategy.barrier()  # the last shards are written
+        try:
+            self.trainer.strategy.barrier()  # the last shards are written
+        except RuntimeError as error:  # how the backends say that somebody is gone
+            raise ConnectionError(
+                f"a process was lost ({error}). What it and the others have made is in {data.folder}: run the same "
+                "command again, on any number of processes"
+            ) from error
 
     def alone(self, work: Callable[[], _Answer]) -> _Answer:
         """See `Engine`."""
