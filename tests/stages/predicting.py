@@ -14,7 +14,7 @@ import torch
 from seaalign import Sentence
 from seaalign.callbacks import ShardWriter
 from seaalign.data import ShardData
-from seaalign.judges import Duration, Judge, Repetition
+from seaalign.judges import Judge, Repetition
 from seaalign.records import Pair
 from seaalign.sampling import dual_mode
 from seaalign.stages import Exploring, Judging, Scoring
@@ -49,7 +49,7 @@ def policy() -> Toy:
 
 
 def judge() -> Judge:
-    return Judge(Repetition(0.5, k=2), Duration(0.2, 9.0, unit="token", per_unit=2.0), batch=5)
+    return Judge(Repetition(0.06, k=1), batch=5)
 
 
 def exploring(toy: Toy) -> Exploring:
