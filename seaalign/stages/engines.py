@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -68,6 +69,10 @@ class OnLightning:
         return answer  # type: ignore[return-value]
 
 
+class StageError(ValueError):
+    """A stage failed on a worker; the message is its own, and the cause holds the worker's traceback."""
+
+
 class OnRay:
     """Stages as Ray Data maps over the numbers of the missing shards, on a cluster or on this machine.
 
@@ -111,8 +116,9 @@ class OnRay:
             concurrency=workers,
             num_gpus=min(1.0, gpus / workers) if gpus else None,
         )
-        for _ in made.iter_rows():  # which runs it, with Ray's own progress bars
-            pass
+        for row in made.iter_rows():  # which runs it, with Ray's own progress bars
+            if row["error"]:
+                raise StageError(f"shard {row['shard']}: {row['error']}") from RuntimeError(row["trace"])
         shards.paths()
 
     def alone(self, work: Callable[[], _Answer]) -> _Answer:
@@ -142,14 +148,24 @@ class Worker:
         self.stage.eval()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Make shards; those that are there already stay."""
+        """Make shards, and say what went wrong."""
+        told = []
         for number in batch["shard"].tolist():
-            path = self.shards.path(number)
-            if not path.is_file():
-                with torch.inference_mode(), self.fabric.autocast():
-                    rows = self.stage.work(self.data.rows(number))
-                self.stage.write(path, rows, self.shards.stamp(number))
-        return batch
+            try:
+                self.make(number)
+            except Exception as error:  # told in its words; Ray would wrap it in pages of its own
+                told.append((f"{type(error).__name__}: {error}", traceback.format_exc()))
+            else:
+                told.append(("", ""))
+        return {"shard": batch["shard"], "error": [what for what, _ in told], "trace": [where for _, where in told]}
+
+    def make(self, number: int) -> None:
+        """Make a shard, unless it is there."""
+        path = self.shards.path(number)
+        if not path.is_file():
+            with torch.inference_mode(), self.fabric.autocast():
+                rows = self.stage.work(self.data.rows(number))
+            self.stage.write(path, rows, self.shards.stamp(number))
 
 
 def _ray() -> Any:

@@ -12,6 +12,7 @@ Killed at any moment, the same work goes on from the shards that are there, on a
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -73,6 +74,7 @@ class Mining:
             JudgeError: a judge failed on a candidate, named in the message.
         """
         engine.run(self.exploring)
+        engine.alone(self.renew)
         engine.run(self.judging)
         if engine.alone(self.mine):
             engine.run(self.scoring)
@@ -97,6 +99,13 @@ class Mining:
         stage = Scoring(self.module.backbone)
         stage.weights = self._about["weights"]  # its weights may be in another precision by now
         return stage, ShardData(str(self.folder / "mined.parquet"), self.folder / "reference", self.size)
+
+    def renew(self) -> None:
+        """Drop the verdicts of a judge that was mended or loosened since, as long as nothing has come of them."""
+        stage, data = self.judging()
+        odd = set(data.open(stage, "any").odd()) - {"precision"}
+        if odd == {"judge"} and not (self.folder / "round.json").is_file():
+            shutil.rmtree(self.folder / "judged")
 
     def mine(self) -> int:
         """Mine the verdicts; how many pairs there are.

@@ -217,6 +217,14 @@ def test_nothing_accepted_and_no_pairs_are_told(tmp_path, weights):
     deaf = Mining(lambda: (module(trained(weights), tmp_path, judge_=[Deaf()]), texts_of()), tmp_path / "deaf")
     with pytest.raises(ValueError, match="none of .* candidates was accepted"):
         deaf.run(OnLightning(quiet()))
+    again = Mining(deaf.build, tmp_path / "deaf")
+    again.build = lambda: (module(trained(weights), tmp_path), texts_of())  # the judge was mended
+    made = [path.stat().st_mtime_ns for path in (tmp_path / "deaf" / "candidates").iterdir()]
+    assert again.run(OnLightning(quiet()))["accepted"] > 0
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "deaf" / "candidates").iterdir()] == made
+    deaf = Mining(deaf.build, tmp_path / "deaf")
+    with pytest.raises(ValueError, match="judge: here"):  # something has come of the other one's verdicts
+        deaf.run(OnLightning(quiet()))
     free = Mining(lambda: (module(trained(weights), tmp_path, judge_=None, dpo_steps=0), texts_of()), tmp_path / "free")
     assert free.run(OnLightning(quiet()))["texts"]["pairs"] == 0
     assert not (tmp_path / "free" / "pairs.parquet").exists()
