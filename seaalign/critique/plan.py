@@ -87,9 +87,3 @@ def summary(mined: Mined, judged: Sequence[Judged]) -> dict[str, Any]:
         "temperatures": funnel.rows,
         "texts": funnel.texts,
     }
-
-
-def short(value: Any) -> str:
-    """As text, for messages."""
-    text = str(value)
-    return text if len(text) <= 300 else f"{text[:300]}..."
