@@ -37,7 +37,7 @@ class Mine(Training):
         """Where to, and on what."""
         super().add_arguments_to_parser(parser)
         add = parser.add_argument
-        add("--out", type=str, required=True, help="folder for what is made; seen by all machines")
+        add("--out", type=str | None, default=None, help="folder for what is made, seen by all machines; required")
         where = "lightning: --trainer.devices, --trainer.num_nodes; ray: the cluster of RAY_ADDRESS, or this machine"
         add("--engine", type=Literal["lightning", "ray"], default="lightning", help=where)
         add("--workers", type=int | None, default=None, help="of ray; default: one per GPU, or per CPU without GPU")
@@ -49,6 +49,8 @@ class Mine(Training):
         if not isinstance(self.model, TDSC) or not isinstance(self.datamodule, TextData):
             given = f"{type(self.model).__name__} on {type(self.datamodule).__name__}"
             sys.exit(f"seaalign mine does what TDSC does on TextData before it trains; the file names {given}")
+        if self._get(self.config, "out") is None:
+            sys.exit("seaalign mine needs --out FOLDER, for what it makes; killed, the same command goes on from there")
         own = self._get(self.config_init, "trainer.callbacks") or []
         for callback in own:
             if isinstance(callback, TemperatureCurriculum):
