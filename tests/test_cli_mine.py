@@ -109,5 +109,6 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, config: Any, ca
 def test_help_teaches(capsys: Any) -> None:
     assert cli.main(["mine", "--help"]) == 0
     said = capsys.readouterr().out
-    for what in ("seaalign mine", "--out", "--engine {lightning,ray}", "--workers", "--size", "lost process loses"):
+    assert said.startswith("seaalign mine --config FILE --out FOLDER: one iteration")
+    for what in ("usage: seaalign mine", "--out", "--engine {lightning,ray}", "--workers", "--size", "lost process loses"):
         assert what in said

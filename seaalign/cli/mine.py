@@ -28,6 +28,17 @@ class Mine(Training):
     """Takes the file of `seaalign tdsc`."""
 
     called = "mine"
+    lesson = """\
+seaalign mine --config FILE --out FOLDER: one iteration of self-critique without its training. FILE is as for
+`seaalign tdsc`. Sentences are said, judged and mined, and the pairs are scored, in shards that any process can make;
+killed, or on other machines, the same command makes what is missing. It leaves accepted.parquet, pairs.parquet,
+round.json, and files for the two `seaalign fit` that come next.
+
+  seaalign mine --config tdsc.yaml --out runs/mined                                     one process
+  srun seaalign mine ... --trainer.devices 8 --trainer.num_nodes 4                      4 machines of 8 GPUs
+  seaalign mine ... --engine ray --workers 2                                            by Ray
+
+"""
 
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
         self.argv = list(args)[1:]

@@ -39,13 +39,16 @@ class Parser(LightningArgumentParser):
 
     Attributes:
         called: the command that was typed; commands that do more or less than `fit` take its arguments.
+        lesson: what its help begins with.
     """
 
     called = "fit"
+    lesson = ""
 
     def format_help(self, formatter: Any = None) -> str:
         """Of the command that was typed."""
-        return super().format_help(formatter).replace("seaalign [options] fit", f"seaalign {self.called}")  # type: ignore[no-any-return]
+        said = super().format_help(formatter).replace("seaalign [options] fit", f"seaalign {self.called}")
+        return self.lesson + said  # type: ignore[no-any-return]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2."""
@@ -64,11 +67,12 @@ class Training(LightningCLI):
     """`--weights` is the one option that LightningCLI lacks: the SFT policy that DGSA starts from."""
 
     called = "fit"
+    lesson = ""
 
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
         super().__init__(
             args=list(args),
-            parser_class=type("Parser", (Parser,), {"called": self.called}),
+            parser_class=type("Parser", (Parser,), {"called": self.called, "lesson": self.lesson}),
             parser_kwargs={"prog": "seaalign"},
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
