@@ -110,5 +110,12 @@ def test_help_teaches(capsys: Any) -> None:
     assert cli.main(["mine", "--help"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("seaalign mine --config FILE --out FOLDER: one iteration")
-    for what in ("usage: seaalign mine", "--out", "--engine {lightning,ray}", "--workers", "--size", "lost process loses"):
+    for what in (
+        "usage: seaalign mine",
+        "--out",
+        "--engine {lightning,ray}",
+        "--workers",
+        "--size",
+        "lost process loses",
+    ):
         assert what in said
