@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def test_what_cannot_be_mined_is_told(tmp_path: Path, config: Any, capsys: Any) 
     (tmp_path / "texts.jsonl").write_text(json.dumps({"id": "a", "text": "b", "ids": [1]}) + "\n")
     assert run(config(max_len=1), tmp_path / "cut") == 1
     assert "none of 6 candidates was accepted" in capsys.readouterr().err
+
+
+def test_ray_is_named_where_it_is_missing(tmp_path: Path, config: Any, capsys: Any, monkeypatch: Any) -> None:  # noqa: F811
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(config(), tmp_path / "out", "--engine", "ray") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == 'engine "ray" needs Ray: pip install "seaalign[ray]"'
 
 
 def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, config: Any, capsys: Any) -> None:  # noqa: F811

@@ -76,7 +76,10 @@ round.json, and files for the two `seaalign fit` that come next.
             self._get(self.config, name) for name in ("out", "workers", "iteration", "size")
         )
         if self._get(self.config, "engine") == "ray":
-            engine: Any = OnRay(workers, str(self.trainer.precision))
+            try:
+                engine: Any = OnRay(workers, str(self.trainer.precision))
+            except ImportError as error:
+                sys.exit(str(error))
             build: Any = partial(assembled, tuple(self.argv), os.getcwd())
         else:
             engine, build = OnLightning(self.trainer), lambda: (model, datamodule)
