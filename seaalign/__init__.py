@@ -66,6 +66,7 @@ _ROOMS = (
     "pairs",
     "records",
     "sampling",
+    "stages",
     "storage",
     "testing",
 )
@@ -133,6 +134,7 @@ __all__ = [
     "pairs",
     "records",
     "sampling",
+    "stages",
     "storage",
     "testing",
     "__version__",

@@ -182,13 +182,16 @@ def occurrences(prompts: Sequence[Prompt]) -> list[int]:
     return counts
 
 
-def calls(prompts: Sequence[Prompt], batch: int, size: Sequence[int] | None = None) -> list[tuple[list[int], int]]:
+def calls(
+    prompts: Sequence[Prompt], batch: int, size: Sequence[int] | None = None, before: Sequence[int] | None = None
+) -> list[tuple[list[int], int]]:
     """Cut a long list into calls of `sample` so that what a prompt draws does not depend on the cut.
 
     Args:
         prompts: P prompts.
         batch: prompts per call.
         size: what to put neighbours together by (P,), for instance expected lengths; default: their order.
+        before: `occurrences` of the prompts (P,), where they are a part of a longer list that others work on too.
 
     Returns:
         For each call the indices of its prompts, no two of them equal, and what to add to the seed.
@@ -196,14 +199,14 @@ def calls(prompts: Sequence[Prompt], batch: int, size: Sequence[int] | None = No
     Example:
         >>> calls([Prompt([1]), Prompt([2]), Prompt([1])], 8)
         [([0, 1], 0), ([2], 1000003)]
+        >>> calls([Prompt([1])], 8, before=[1])  # somebody else says the first of them
+        [([0], 1000003)]
     """
-    rounds = occurrences(prompts)
+    rounds = occurrences(prompts) if before is None else before
     order = sorted(range(len(prompts)), key=lambda i: (rounds[i], size[i] if size else i))
     groups = [list(group) for _, group in groupby(order, key=lambda i: rounds[i])]
     far = 1_000_003  # from the seeds that people give
-    return [
-        (group[i : i + batch], far * turn) for turn, group in enumerate(groups) for i in range(0, len(group), batch)
-    ]
+    return [(group[i : i + batch], far * rounds[group[0]]) for group in groups for i in range(0, len(group), batch)]
 
 
 def row_keys(prompts: Sequence[Prompt], n: int, seed: int) -> Tensor:

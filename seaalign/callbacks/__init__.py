@@ -4,5 +4,6 @@ from seaalign.callbacks.audio import SampleAudio
 from seaalign.callbacks.curriculum import TemperatureCurriculum
 from seaalign.callbacks.erosion import ErosionMonitor
 from seaalign.callbacks.prompted import PromptedCallback
+from seaalign.callbacks.shards import ShardWriter
 
-__all__ = ["ErosionMonitor", "PromptedCallback", "SampleAudio", "TemperatureCurriculum"]
+__all__ = ["ErosionMonitor", "PromptedCallback", "SampleAudio", "ShardWriter", "TemperatureCurriculum"]

@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": Command("seaalign.demo:main", "see Synthetic Erosion and its repair on a miniature model, in six minutes"),
     "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
     "tdsc": Command("seaalign.cli.critique:tdsc", "improve a policy without recordings: explore, judge, learn, repeat"),
+    "mine": Command("seaalign.cli.mine:mine", "one iteration of that without its training, on many machines"),
     "validate": Command("seaalign.cli.training:validate", "the validation numbers of a checkpoint"),
     "test": Command("seaalign.cli.training:test", "the same for modules with a test_step"),
     "predict": Command("seaalign.cli.training:predict", "the same for modules with a predict_step"),
@@ -34,6 +35,7 @@ EXAMPLES = """\
   seaalign demo --quick                       the whole story in a minute
   seaalign fit --config examples/fit_dgsa.yaml --trainer.max_steps 100
   seaalign tdsc --config examples/fit_tdsc.yaml     the same command goes on after a kill
+  seaalign mine --config examples/fit_tdsc.yaml --out runs/mined --trainer.devices 8 --trainer.num_nodes 4
 """
 
 

@@ -12,18 +12,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from seaalign.backbones import CSM, VLLM, CausalLM, Chatterbox, CosyVoice, Qwen3TTS
 from seaalign.backbones.lora import has_adapters
 from seaalign.backbones.weights import is_adapter, load_into, read_weights
-from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
+from seaalign.callbacks import ErosionMonitor, SampleAudio, ShardWriter, TemperatureCurriculum
 from seaalign.cli.explain import explain, told
-from seaalign.data import PairData, SpeechData, TextData, TripletData, load_pairs, load_utterances
+from seaalign.data import PairData, ShardData, SpeechData, TextData, TripletData, load_pairs, load_utterances
 from seaalign.judges import Duration, Intelligibility, Liveliness, Repetition, RoundTrip, SpeakerSimilarity
 from seaalign.judges.transcribers import MMS, ByLanguage, Dolphin, FasterWhisper, Pipeline, SpeechBrain, Whisper
 from seaalign.miniature.lm import TextSpeechLM
 from seaalign.modules import DGSA, DPO, SFT, TDSC
 from seaalign.records import Speech, Utterance
+from seaalign.stages import Exploring, Judging, Scoring
 from seaalign.testing import BackboneError, check_backbone
 
 SHORT = (
     *(SFT, DGSA, DPO, TDSC, SpeechData, TextData, TripletData, PairData),
+    *(Exploring, Judging, Scoring, ShardData, ShardWriter),
     *(TextSpeechLM, CausalLM, CosyVoice, CSM, Chatterbox, Qwen3TTS, VLLM),
     *(ErosionMonitor, SampleAudio, TemperatureCurriculum),
     *(Intelligibility, Repetition, Duration, SpeakerSimilarity, RoundTrip, Liveliness),
@@ -37,13 +39,16 @@ class Parser(LightningArgumentParser):
 
     Attributes:
         called: the command that was typed; commands that do more or less than `fit` take its arguments.
+        lesson: what its help begins with.
     """
 
     called = "fit"
+    lesson = ""
 
     def format_help(self, formatter: Any = None) -> str:
         """Of the command that was typed."""
-        return super().format_help(formatter).replace("seaalign [options] fit", f"seaalign {self.called}")  # type: ignore[no-any-return]
+        said = super().format_help(formatter).replace("seaalign [options] fit", f"seaalign {self.called}")
+        return self.lesson + said  # type: ignore[no-any-return]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2."""
@@ -62,11 +67,12 @@ class Training(LightningCLI):
     """`--weights` is the one option that LightningCLI lacks: the SFT policy that DGSA starts from."""
 
     called = "fit"
+    lesson = ""
 
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
         super().__init__(
             args=list(args),
-            parser_class=type("Parser", (Parser,), {"called": self.called}),
+            parser_class=type("Parser", (Parser,), {"called": self.called, "lesson": self.lesson}),
             parser_kwargs={"prog": "seaalign"},
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,

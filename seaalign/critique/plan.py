@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seaalign.backbones.base import prompt_key
-from seaalign.pairs import Funnel, Judged
+from seaalign.pairs import Funnel, Judged, Mined
 from seaalign.records import Sentence
 
 
@@ -76,7 +76,14 @@ def mean_scores(judged: Sequence[Judged]) -> dict[str, float]:
     return {name: sum(found) / len(found) for name, found in sorted(values.items())}
 
 
-def short(value: Any) -> str:
-    """As text, for messages."""
-    text = str(value)
-    return text if len(text) <= 300 else f"{text[:300]}..."
+def summary(mined: Mined, judged: Sequence[Judged]) -> dict[str, Any]:
+    """What round.json says of an iteration's candidates, whoever made them."""
+    funnel = mined.funnel
+    return {
+        "pass_rate": funnel.accepted / funnel.candidates,
+        "candidates": funnel.candidates,
+        "accepted": funnel.accepted,
+        "scores": mean_scores(judged),
+        "temperatures": funnel.rows,
+        "texts": funnel.texts,
+    }

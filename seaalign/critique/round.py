@@ -22,13 +22,14 @@ from typing import Any
 from seaalign.backbones.base import Backbone, calls, evaluating
 from seaalign.critique.behind import Behind
 from seaalign.critique.decode import decoded
-from seaalign.critique.plan import NothingAccepted, Plan, advice, mean_scores, sentences_hash, short
+from seaalign.critique.plan import NothingAccepted, Plan, advice, sentences_hash, summary
 from seaalign.judges import Judge, VerdictCache
 from seaalign.pairs import Funnel, Judged, Mined, mine
 from seaalign.records import Candidate, Sentence, Verdict
 from seaalign.sampling import explore
 from seaalign.sampling.progress import track
 from seaalign.storage import (
+    Shards,
     layout_of,
     read_candidates,
     read_pairs,
@@ -120,36 +121,26 @@ class Round:
         """Refuse a folder that other weights, sentences, settings or judges began."""
         wanted = {
             "sentences": sentences_hash(self.sentences),
-            "plan": json.loads(json.dumps(asdict(self.plan))),
+            "plan": asdict(self.plan),
             "judge": self.judge.fingerprint if self.judge else None,
             "layout": layout_of(backbone),
             "sampler": backbone.sampler,
+            "shards": self.waves,
         }
-        wanted |= {"weights": weights} if weights else {}
-        path = self.folder / "about.json"
+        self.shards = Shards(self.folder, wanted | ({"weights": weights} if weights else {}), "wave")
         self.barrier()  # nobody writes while another still looks
-        found = json.loads(path.read_text()) if path.is_file() else None
+        odd, found = self.shards.odd(), self.shards.found()
         self.barrier()
-        if found is None:
-            if self.rank == 0:
-                write_json(path, wanted)
-            return
-        odd = [
-            f"{key}: here {short(wanted[key])}, folder {short(found.get(key))}"
-            for key in wanted
-            if wanted[key] != found.get(key)
-        ]
-        if odd and all(line.startswith("judge:") for line in odd) and not self._trained_on():
+        if odd == ["judge"] and found and not self._trained_on():
             self.barrier()  # the judge was mended: the waves stay, and its verdicts are filed under its own name
             if self.rank == 0:
                 (self.folder / "round.json").unlink(missing_ok=True)
-                write_json(path, {**found, "judge": wanted["judge"]})
+                write_json(self.folder / "about.json", {**found, "judge": wanted["judge"]})
             self.barrier()
-        elif odd:
-            listed = "".join(f"\n  {line}" for line in odd)
-            raise ValueError(
-                f"{self.folder} was begun by another run. It differs in{listed}\nResume with the checkpoint and the "
-                "settings that began it, or give `work` another folder, or delete this one"
+        elif odd or self.rank == 0:
+            self.shards.claim(
+                "Resume with the checkpoint and the settings that began it, or give `work` another folder, or delete "
+                "this one"
             )
 
     def _trained_on(self) -> bool:
@@ -158,11 +149,10 @@ class Round:
 
     def _own(self, backbone: Backbone) -> Iterator[list[Candidate]]:
         """This process's waves: first those on disk, then those that are still to be sampled."""
-        own = [wave for wave in range(self.waves) if wave % self.world == self.rank]
-        there = [wave for wave in own if self._wave(wave).is_file()]
-        for wave in track(there, "judging", True):
-            yield read_candidates(self._wave(wave), self.by_id)
-        missing = sorted(set(own) - set(there))
+        own = range(self.rank, self.waves, self.world)
+        missing = sorted(set(own) & set(self.shards.missing()))
+        for wave in track(sorted(set(own) - set(missing)), "judging", True):
+            yield read_candidates(self.shards.path(wave), self.by_id)
         made = explore(
             backbone,
             self.sentences,
@@ -176,7 +166,7 @@ class Round:
         for _ in track(missing, "sampling and judging", True):
             with self._timed("sample"):
                 wave, candidates = next(made)
-            write_candidates(self._wave(wave), candidates)
+            write_candidates(self.shards.path(wave), candidates)
             yield candidates
 
     def _ask(self, judge: Judge | None, candidates: list[Candidate], backbone: Backbone) -> None:
@@ -194,7 +184,7 @@ class Round:
 
     def _judged(self) -> list[Judged]:
         """All processes' candidates with their verdicts, out of the cache."""
-        everything = [c for wave in range(self.waves) for c in read_candidates(self._wave(wave), self.by_id)]
+        everything = [c for wave in range(self.waves) for c in read_candidates(self.shards.path(wave), self.by_id)]
         if self.judge is None:
             return [(candidate, Verdict.accept()) for candidate in everything]
         return list(zip(everything, self.judge.using(self._cache())(everything), strict=True))
@@ -210,22 +200,13 @@ class Round:
             write_utterances(self.folder / "accepted.parquet", mined.accepted)
         if mined.pairs:
             write_pairs(self.folder / "pairs.parquet", mined.pairs)
-        funnel = mined.funnel
         stats = {
-            "sampler": json.loads((self.folder / "about.json").read_text())["sampler"],
-            "pass_rate": funnel.accepted / funnel.candidates,
-            "candidates": funnel.candidates,
-            "accepted": funnel.accepted,
-            "scores": mean_scores(judged),
-            "temperatures": funnel.rows,
-            "texts": funnel.texts,
+            "sampler": self.shards.about["sampler"],
+            **summary(mined, judged),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "bytes": sum(path.stat().st_size for path in self.folder.iterdir()),
         }
         write_json(self.folder / "round.json", stats)
-
-    def _wave(self, number: int) -> Path:
-        return self.folder / f"wave-{number:05d}.parquet"
 
     def _limits(self) -> list[int]:
         limit = self.plan.max_len

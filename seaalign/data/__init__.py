@@ -6,6 +6,7 @@ from seaalign.data.loader import FrameLoader
 from seaalign.data.pairs import PairData, load_pairs
 from seaalign.data.prepare import prepare
 from seaalign.data.rounds import RoundLoader
+from seaalign.data.shards import Shard, ShardData
 from seaalign.data.speech import SpeechData, load_utterances
 from seaalign.data.texts import TextData
 from seaalign.data.triplets import TripletData
@@ -16,6 +17,8 @@ __all__ = [
     "PairBatch",
     "PairData",
     "RoundLoader",
+    "Shard",
+    "ShardData",
     "SpeechBatch",
     "SpeechData",
     "TextData",

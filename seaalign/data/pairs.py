@@ -16,7 +16,7 @@ from seaalign.data.batches import PairBatch
 from seaalign.data.stored import Reference, StoredData
 from seaalign.records import Pair
 from seaalign.sampling import pair_logps
-from seaalign.storage import layout_of, read_metadata, read_pairs, weights_hash, write_pairs
+from seaalign.storage import layout_of, read_metadata, read_pairs, write_pairs
 from seaalign.storage.fingerprint import pairs_hash
 from seaalign.storage.preferences import read_preferences
 from seaalign.storage.rows import check_codes, sift
@@ -78,13 +78,14 @@ def _checked(pair: Pair, vocab_size: int | None) -> Pair:
 class PairData(StoredData[Pair, Pair]):
     """Pairs of a better and a worse answer, for `DPO`.
 
-    Where the pairs carry no log-probs of the reference, they are scored before training: process 0 scores them by the
-    module's backbone, which at that time is the frozen SFT checkpoint, and writes them to `scored`, whole or not at
-    all. A file that exists must have come from these weights, this layout and these pairs. After a resume (`ckpt_path`)
-    the weights at hand say nothing, as the checkpoint's are loaded later; then the file must be the one that the
-    checkpoint was trained on. Under `fast_dev_run` a missing file is made of eight pairs, and beside its place. Several
-    machines need a folder that all of them see. Pairs that carry log-probs of their own, all of them, are taken as they
-    are, and with `reference="disabled_adapter"` nothing is scored before training: then there is no file.
+    Where the pairs carry no log-probs of the reference, they are scored before training, by all processes, and written
+    to `scored`, whole or not at all: by the module's backbone, which at that time is the frozen SFT checkpoint. Killed
+    meanwhile, the same command goes on from what is scored already. A file that exists must have come from these
+    weights, this layout and these pairs. After a resume (`ckpt_path`) the weights at hand say nothing, as the
+    checkpoint's are loaded later; then the file must be the one that the checkpoint was trained on. Under
+    `fast_dev_run` a missing file is made of eight pairs, and beside its place. Several machines need a folder that all
+    of them see. Pairs that carry log-probs of their own, all of them, are taken as they are, and with
+    `reference="disabled_adapter"` nothing is scored before training: then there is no file.
 
     Args:
         pairs: pairs; a Parquet file of `storage.write_pairs`; or a preference table, .jsonl or .parquet, in ids of
@@ -148,12 +149,16 @@ class PairData(StoredData[Pair, Pair]):
     def _held(self, sources: list[Pair]) -> list[Pair] | None:
         return sources if self.reference == "disabled_adapter" or sources[0].reference is not None else None
 
-    def _write(self, path: Path, sources: list[Pair], backbone: Backbone, precision: Precision) -> None:
+    def _made(self, items: Sequence[Pair], backbone: Backbone, precision: Precision) -> list[Pair]:
         # scored under the precision of the training, so that policy and reference start equal
         with precision.forward_context():
-            pairs = pair_logps(backbone, sources)
-        made = {"weights": weights_hash(backbone), "precision": precision.precision}
-        write_pairs(path, pairs, {**self._expected(sources, backbone), **made})
+            return pair_logps(backbone, items, progress=False)
+
+    def _save(self, path: Path, rows: list[Pair], about: dict[str, Any]) -> None:
+        write_pairs(path, rows, about)
+
+    def _load(self, path: Path) -> list[Pair]:
+        return read_pairs(path, on_bad="raise")
 
     def _read(self, path: Path, sources: list[Pair]) -> list[Pair]:
         pairs = read_pairs(path, vocab_size=self.vocab_size, on_bad="raise")

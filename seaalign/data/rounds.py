@@ -68,7 +68,7 @@ class RoundLoader:
         sft, dpo = self.module.sft_steps, self.module.dpo_steps
         mined = self.module.explore(epoch + 1, self.sentences, begun=start > 0)
         if start < sft:
-            rows = mined.accepted + self._replayed(len(mined.accepted), epoch)
+            rows = mined.accepted + replayed(self.data, len(mined.accepted), epoch + 1)
             for batch in self._cut([(u.prompt, [u.tokens]) for u in rows], start, sft, epoch):
                 yield _speech([rows[i] for i in batch])
         if dpo and mined.pairs:
@@ -90,14 +90,6 @@ class RoundLoader:
         sampler = FrameBatchSampler(frames, self.data.max_frames, True, seed, self.rank, self.world, self.data.packed)
         yield from islice((batch for turn in count() for batch in sampler.batches(turn)), start, steps)
 
-    def _replayed(self, accepted: int, epoch: int) -> list[Utterance]:
-        """As many SFT utterances as make their share `replay`, drawn by seed and iteration."""
-        share, pool = self.data.replay, self.data.sft
-        number = min(len(pool), round(accepted * share / (1 - share)))
-        key = content_key([torch.tensor([self.data.seed, epoch])], 7) % (1 << 63)
-        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(key))
-        return [pool[i] for i in order[:number].tolist()]
-
     def state_dict(self) -> dict[str, int]:
         """The iteration, from 0, and how many of its batches were handed out."""
         return dict(self.place.at)
@@ -105,6 +97,15 @@ class RoundLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batch that the state was saved at."""
         self.place.resume(state)
+
+
+def replayed(data: TextData, accepted: int, iteration: int) -> list[Utterance]:
+    """As many SFT utterances as make their share `replay` beside the accepted, drawn by seed and iteration, from 1."""
+    share, pool = data.replay, data.sft
+    number = min(len(pool), round(accepted * share / (1 - share)))
+    key = content_key([torch.tensor([data.seed, iteration - 1])], 7) % (1 << 63)
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(key))
+    return [pool[i] for i in order[:number].tolist()]
 
 
 def _speech(rows: Sequence[Utterance]) -> SpeechBatch:

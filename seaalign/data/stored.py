@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.trainer.states import TrainerFn
 
 from seaalign.backbones.base import Backbone
-from seaalign.data.loader import FrameDataModule, FrameLoader
+from seaalign.data.loader import FrameLoader
+from seaalign.data.making import Making
 from seaalign.functional.batching import frames_of
 from seaalign.records import Pair, Triplet
 from seaalign.sampling.reference import require_adapters
 from seaalign.storage import read_metadata, weights_hash
 
 Reference = Literal["stored", "disabled_adapter"]
-_Source = TypeVar("_Source")
+_Source = TypeVar("_Source", bound=Any)
 _Row = TypeVar("_Row", bound=Triplet | Pair)
 
 
-class StoredData(FrameDataModule, Generic[_Source, _Row]):
+class StoredData(Making[_Source, _Row]):
     """What `TripletData` and `PairData` share: a file of rows, made where it is missing, refused where it is strange.
 
-    Where the file does not exist, process 0 makes it before training from the module's backbone, which at that time is
-    the frozen SFT checkpoint, and writes it whole or not at all. Where it exists, it must have come from these weights,
+    Where the file does not exist, it is made before training from the module's backbone, which at that time is the
+    frozen SFT checkpoint: all processes make shards of it, in a folder beside its place, and process 0 puts them
+    together, whole or not at all. A run that is killed meanwhile goes on from the shards that are there, on any number
+    of processes. Where it exists, it must have come from these weights,
     this layout and these sources. After a resume (`ckpt_path`) the weights at hand say nothing, as the checkpoint's are
     loaded later; then the file must be the very one that the checkpoint was trained on. Under `fast_dev_run` a missing
     file is made of eight sources, and beside its place. Several machines need a folder that all of them see.
@@ -69,22 +73,13 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
         self.metadata: dict[str, Any] = {}
         self._strange_weights: list[str] = []
         self._file: Path | None = self.path
+        self._lacking = False
         self.train: list[_Row] = []
         self.val: list[_Row] = []
 
     @abstractmethod
     def _sources(self) -> list[_Source]:
         """What the rows are made of, read and checked."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def _expected(self, sources: list[_Source], backbone: Backbone | None) -> dict[str, Any]:
-        """What the file must say of itself."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def _write(self, path: Path, sources: list[_Source], backbone: Backbone, precision: Precision) -> None:
-        """Make the rows of the sources, and the file."""
         raise NotImplementedError
 
     @abstractmethod
@@ -111,10 +106,10 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
         Args:
             backbone: the frozen SFT checkpoint, on the device to work on.
         """
-        self._write(self.path, self._sources(), backbone, Precision())
+        self._make(self.path, self._sources(), backbone, Precision())
 
     def prepare_data(self) -> None:
-        """Make the file where it is missing; Lightning calls this on process 0 alone and lets the others wait."""
+        """See whether the file has to be made; Lightning calls this on process 0 alone and lets the others wait."""
         super().prepare_data()
         if self.trainer is None:
             return
@@ -122,19 +117,20 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
         if backbone is not None and self.reference == "disabled_adapter":
             require_adapters(backbone, f"{type(self).__name__}(reference='disabled_adapter')")
         path, sources = self._place()
-        if self._held(sources) is not None or (path.exists() and path == self.path):
+        self._lacking = self._held(sources) is None and (path != self.path or not path.exists())
+        if not self._lacking:
+            shutil.rmtree(self._workshop(path), ignore_errors=True)  # of a kill right after the file was whole
             return
         if backbone is None or not self._fitting():
             raise ValueError(
                 f"there is no {self.path}, and no policy to make it with: fit a module with a backbone, or call "
                 f"{type(self).__name__}.make(backbone) first"
             )
-        backbone.to(self.trainer.strategy.root_device)
-        self._write(path, sources, backbone, self.trainer.precision_plugin)
 
     def setup(self, stage: str = "fit") -> None:
-        """Read the rows, and refuse a file that does not belong to the rest."""
+        """Make the file where it is missing, read the rows, and refuse a file that does not belong to the rest."""
         path, sources = self._place()
+        self._make_together(path, sources)
         rows = self._held(sources)
         self._file = path if rows is None else None
         if rows is None:
@@ -147,6 +143,16 @@ class StoredData(FrameDataModule, Generic[_Source, _Row]):
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).tolist()
         held = max(1, round(len(rows) * self.val_fraction)) if self.val_fraction and len(rows) > 1 else 0
         self.val, self.train = [rows[i] for i in order[:held]], [rows[i] for i in order[held:]]
+
+    def _make_together(self, path: Path, sources: list[_Source]) -> None:
+        trainer, backbone = self.trainer, self._backbone()
+        if trainer is None or not trainer.strategy.broadcast(self._lacking):
+            return
+        assert backbone is not None  # process 0 has looked
+        backbone.to(trainer.strategy.root_device)
+        where = (trainer.global_rank, trainer.world_size, trainer.strategy)
+        self._make(path, sources, backbone, trainer.precision_plugin, *where)
+        self._lacking = False
 
     def train_dataloader(self) -> FrameLoader[Any]:
         """Shuffled, except under `Trainer(overfit_batches=...)`."""

@@ -17,19 +17,21 @@ from seaalign.data.speech import load_utterances
 from seaalign.data.stored import Reference, StoredData
 from seaalign.functional.batching import frames_of
 from seaalign.records import Triplet, Utterance
-from seaalign.sampling import Pairing, dual_mode, reference_logps
-from seaalign.storage import data_hash, layout_of, read_triplets, samples_hash, weights_hash, write_triplets
+from seaalign.sampling import Pairing, Twin, reference_logps, say_twins, twins
+from seaalign.sampling.dual import require_spoken
+from seaalign.storage import data_hash, layout_of, read_triplets, samples_hash, write_triplets
 
 
 class TripletData(StoredData[Utterance, Triplet]):
     """Real utterances and their sampled twins, for `DGSA`.
 
-    Where the triplet file does not exist, it is made before training: process 0 samples it from the module's backbone,
-    which at that time is the frozen SFT checkpoint, adds the reference log-probs of the same weights, and writes the
-    file whole or not at all. Where it exists, it must have come from these weights, this layout, these utterances and
-    these settings. After a resume (`ckpt_path`) the weights at hand say nothing, as the checkpoint's are loaded later;
-    then the file must hold the very samples that the checkpoint was trained on. Under `fast_dev_run` a missing file is
-    made of eight utterances, and beside its place. Several machines need a folder that all of them see.
+    Where the triplet file does not exist, it is made before training: all processes sample from the module's backbone,
+    which at that time is the frozen SFT checkpoint, and add the reference log-probs of the same weights; the file is
+    written whole or not at all. Killed meanwhile, the same command goes on from what is there already. Where it exists,
+    it must have come from these weights, this layout, these utterances and these settings. After a resume (`ckpt_path`)
+    the weights at hand say nothing, as the checkpoint's are loaded later; then the file must hold the very samples that
+    the checkpoint was trained on. Under `fast_dev_run` a missing file is made of eight utterances, and beside its
+    place. Several machines need a folder that all of them see.
 
     Args:
         utterances: real utterances with style and timbre, or a Parquet or JSONL file of them. Synthetic ones (their
@@ -78,21 +80,34 @@ class TripletData(StoredData[Utterance, Triplet]):
         self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "max_len": max_len}
         self.sampling |= {"pairing": pairing, "seed": seed}
 
-    def _write(self, path: Path, sources: list[Utterance], backbone: Backbone, precision: Precision) -> None:
-        triplets = dual_mode(backbone, sources, **self.sampling)
+    def _items(self, sources: list[Utterance]) -> list[Twin]:
+        return twins(sources, self.sampling["pairing"], self.sampling["seed"])
+
+    def _made(self, items: Sequence[Twin], backbone: Backbone, precision: Precision) -> list[Triplet]:
+        how = {name: self.sampling[name] for name in ("temperature", "top_p", "max_len", "seed")}
+        triplets = say_twins(backbone, items, **how)
         if self.reference == "stored":
             # scored under the precision of the training, so that policy and reference start equal
             with precision.forward_context():
-                triplets = reference_logps(backbone, triplets, styled=self.styled)
-        cut = sum(not all(triplet.ended) for triplet in triplets)
-        if cut > len(triplets) / 10:
+                triplets = reference_logps(backbone, triplets, styled=self.styled, progress=False)
+        return triplets
+
+    def _save(self, path: Path, rows: list[Triplet], about: dict[str, Any]) -> None:
+        write_triplets(path, rows, about, allow_empty=True)  # a shard whose samples were all empty
+
+    def _load(self, path: Path) -> list[Triplet]:
+        return read_triplets(path, on_bad="raise")
+
+    def _whole(self, rows: list[Triplet], sources: list[Utterance]) -> dict[str, Any]:
+        require_spoken(rows, len(sources))
+        cut = sum(not all(triplet.ended) for triplet in rows)
+        if cut > len(rows) / 10:
             warnings.warn(
-                f"{cut} of {len(triplets)} triplets hold a sample cut at max_len: does the model know how to end?",
+                f"{cut} of {len(rows)} triplets hold a sample cut at max_len: does the model know how to end?",
                 stacklevel=2,
             )
-        made = {"samples": samples_hash(triplets), "weights": weights_hash(backbone), "precision": precision.precision}
-        counts = {"utterances": len(sources), "triplets": len(triplets), "cut": cut}
-        write_triplets(path, triplets, {**self._expected(sources, backbone), **made, "counts": counts})
+        counts = {"utterances": len(sources), "triplets": len(rows), "cut": cut}
+        return {"samples": samples_hash(rows), "counts": counts}
 
     def _read(self, path: Path, sources: list[Utterance]) -> list[Triplet]:
         triplets = read_triplets(path, vocab_size=self.vocab_size, on_bad="raise")

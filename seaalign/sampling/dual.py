@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from seaalign.backbones.base import Backbone, Unsupported, calls
+from seaalign.backbones.base import Backbone, Unsupported, calls, occurrences
 from seaalign.functional.sampling import content_key
 from seaalign.records import Prompt, Triplet, Utterance
 from seaalign.sampling.progress import track
@@ -74,30 +74,80 @@ def dual_mode(
     Source: Geng et al. 2026, eq. 6-7; table 7.
     """
     require_separation(backbone, "dual-mode sampling")
+    made = say_twins(
+        backbone, twins(utterances, pairing, seed), temperature=temperature, top_p=top_p, max_len=max_len, batch=batch,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    require_spoken(made, len(utterances))
+    return made
+
+
+class Twin(NamedTuple):
+    """A real utterance, and what a process needs to know of all others to say it twice as it would among them.
+
+    Args:
+        utterance: the real one.
+        prompt: what to say it from; its own, or with the voice of another.
+        before: how many equal prompts come before it in the whole list, with style and without.
+    """
+
+    utterance: Utterance
+    prompt: Prompt
+    before: tuple[int, int]
+
+
+def twins(utterances: Sequence[Utterance], pairing: Pairing = "paired", seed: int = 0) -> list[Twin]:
+    """A whole list of utterances, ready to be cut in parts; arguments and errors as in `dual_mode`."""
     prompts = _prompts(utterances, pairing, seed)
-    lengths = [len(utterance.tokens) for utterance in utterances]
-    limits = [max_len or 2 * length + 20 for length in lengths]
-    how: dict[str, Any] = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "batch": batch,
-        "seed": seed,
-        "progress": progress,
-    }
-    expressive = say(backbone, prompts, limits, what="sampling, style on", **how)
-    stable = say(backbone, [prompt.plain() for prompt in prompts], limits, what="sampling, style off", **how)
-    made = [
-        Triplet(utterance.id, prompt, utterance.tokens, e, s, (True, e_ended, s_ended))
-        for utterance, prompt, (e, e_ended), (s, s_ended) in zip(utterances, prompts, expressive, stable, strict=True)
+    before = zip(occurrences(prompts), occurrences([prompt.plain() for prompt in prompts]), strict=True)
+    return [Twin(*row) for row in zip(utterances, prompts, before, strict=True)]
+
+
+def say_twins(
+    backbone: Backbone,
+    part: Sequence[Twin],
+    *,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    max_len: int | None = None,
+    batch: int = 64,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Triplet]:
+    """The triplets of a part of `twins`, as `dual_mode` makes them of the whole; those with an empty sample drop out.
+
+    Arguments as in `dual_mode`.
+    """
+    require_separation(backbone, "dual-mode sampling")
+    limits = [max_len or 2 * len(twin.utterance.tokens) + 20 for twin in part]
+
+    def said(prompts: list[Prompt], before: list[int], what: str) -> list[tuple[Tensor, bool]]:
+        return say(
+            backbone, prompts, limits, temperature=temperature, top_p=top_p, batch=batch, seed=seed, what=what,
+            progress=progress, before=before,
+        )  # fmt: skip
+
+    expressive = said([twin.prompt for twin in part], [twin.before[0] for twin in part], "sampling, style on")
+    stable = said([twin.prompt.plain() for twin in part], [twin.before[1] for twin in part], "sampling, style off")
+    return [
+        Triplet(twin.utterance.id, twin.prompt, twin.utterance.tokens, e, s, (True, e_ended, s_ended))
+        for twin, (e, e_ended), (s, s_ended) in zip(part, expressive, stable, strict=True)
         if len(e) and len(s)
     ]
-    if len(made) < len(utterances):
-        empty = len(utterances) - len(made)
-        message = f"{empty} of {len(utterances)} triplets dropped: the model ended at once, without a single token"
+
+
+def require_spoken(made: Sequence[Triplet], utterances: int) -> None:
+    """Warn of triplets that were dropped because a sample of theirs was empty.
+
+    Raises:
+        ValueError: all were.
+    """
+    if len(made) < utterances:
+        dropped = f"{utterances - len(made)} of {utterances} triplets dropped"
+        message = f"{dropped}: the model ended at once, without a single token"
         if not made:
             raise ValueError(f"{message}; train it first, or check `eos`")
-        warnings.warn(message, stacklevel=2)
-    return made
+        warnings.warn(message, stacklevel=3)
 
 
 def say(
@@ -111,6 +161,7 @@ def say(
     seed: int,
     what: str = "sampling",
     progress: bool = True,
+    before: Sequence[int] | None = None,
 ) -> list[tuple[Tensor, bool]]:
     """One answer to each prompt, whatever `batch` is: its tokens (T,) and whether it ended.
 
@@ -126,9 +177,10 @@ def say(
         seed: of the draws.
         what: the title of the progress bar.
         progress: show a bar on a terminal.
+        before: how many equal prompts come before each (P,), where these are a part of a longer list.
     """
     said: list[tuple[Tensor, bool]] = [(torch.zeros(0), False)] * len(prompts)
-    for rows, turn in track(calls(prompts, batch, limits), what, progress):
+    for rows, turn in track(calls(prompts, batch, limits, before), what, progress):
         generator = torch.Generator().manual_seed(seed + turn)
         most = torch.tensor([limits[i] for i in rows])
         speech = backbone.sample([prompts[i] for i in rows], 1, temperature, top_p, most, generator=generator).to("cpu")

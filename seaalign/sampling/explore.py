@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
-from seaalign.backbones.base import Backbone, calls
+from seaalign.backbones.base import Backbone, calls, occurrences
 from seaalign.records import Candidate, Sentence
 
 
@@ -31,6 +32,31 @@ def temperature_gradient(
     return (*fixed, start + step * iteration)
 
 
+class Turn(NamedTuple):
+    """A sentence, and what a process needs to know of all others to say it as it would be said among them.
+
+    Args:
+        sentence: what to say.
+        before: how many sentences of an equal prompt come before it in the whole list; each draws answers of its own.
+    """
+
+    sentence: Sentence
+    before: int
+
+
+def turns(sentences: Sequence[Sentence]) -> list[Turn]:
+    """A whole list of sentences, ready to be cut in parts for many processes.
+
+    Example:
+        >>> from seaalign.records import Prompt
+        >>> texts = [Sentence(f"s{i}", "hello", Prompt([words])) for i, words in enumerate([1, 2, 1])]
+        >>> [turn.before for turn in turns(texts)]
+        [0, 0, 1]
+    """
+    before = occurrences([sentence.prompt for sentence in sentences])
+    return [Turn(sentence, count) for sentence, count in zip(sentences, before, strict=True)]
+
+
 def explore(
     backbone: Backbone,
     sentences: Sequence[Sentence],
@@ -41,6 +67,7 @@ def explore(
     batch: int = 16,
     seed: int = 0,
     wanted: Callable[[int], bool] = lambda wave: True,
+    before: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, list[Candidate]]]:
     """Say each sentence once at each temperature, a wave of sentences per call of the sampler.
 
@@ -57,6 +84,7 @@ def explore(
         batch: sentences per wave; rows in memory are `batch` x N.
         seed: of the draws.
         wanted: which waves to make, by number; the others are passed over.
+        before: of each sentence, where these are a part of a longer list; see `turns`.
 
     Yields:
         The number of the wave, and its candidates: N for each of its sentences.
@@ -70,7 +98,7 @@ def explore(
         raise ValueError(f"need temperatures above 0, one per candidate, got {list(temperatures)}")
     limits = [max_len] * len(sentences) if isinstance(max_len, int) else list(max_len)
     n, prompts = len(temperatures), [sentence.prompt for sentence in sentences]
-    for wave, (rows, turn) in enumerate(calls(prompts, batch, limits)):
+    for wave, (rows, turn) in enumerate(calls(prompts, batch, limits, before)):
         if not wanted(wave):
             continue
         speech = backbone.sample(

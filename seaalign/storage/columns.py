@@ -144,17 +144,12 @@ def write_columns(
 
 def read_columns(path: Path, kind: str, columns: dict[str, str]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Columns as lists of texts, numbers, arrays or timbres, and the metadata; faults of the whole file are errors."""
-    import pyarrow.parquet as pq
-
     meta = read_metadata(path)
     if meta["kind"] != kind:
         raise ValueError(f"{path} holds {meta['kind']}, not {kind}: use read_{meta['kind']}")
     if meta["version"] > VERSION:
         raise ValueError(f"{path} has format {meta['version']}, this seaalign reads up to {VERSION}: upgrade seaalign")
-    try:
-        table = pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); it is damaged: delete it and write it again") from error
+    table = table_of(path)
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; another tool changed it: write it again")
@@ -165,6 +160,16 @@ def read_columns(path: Path, kind: str, columns: dict[str, str]) -> tuple[dict[s
         except (ValueError, NotImplementedError) as error:  # all of Arrow's errors are among them
             raise ValueError(f"{path}: column {name!r} is not what it should be ({error}): write it again") from error
     return decoded, meta
+
+
+def table_of(path: Path) -> Any:
+    """All of a Parquet file as an Arrow table; a damaged one is an error that names it."""
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); it is damaged: delete it and write it again") from error
 
 
 def _types() -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Candidates and pairs of the self-critique loop as Parquet."""
+"""Candidates, verdicts and pairs of the self-critique loop as Parquet."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import torch
 
-from seaalign.records import Candidate, Pair, Sentence
+from seaalign.records import Candidate, Pair, Sentence, Verdict
 from seaalign.storage.columns import Blobs, read_columns, write_columns
 from seaalign.storage.parquet import PROMPT, flat, logps_of, prompt_of, prompt_row, same_codebooks, tokens_of
 from seaalign.storage.rows import OnBad, Refused, sift
 
 _CANDIDATE = {"id": "string", "index": "ids", "temperature": "floats", "tokens": "ids", "ended": "bool"}
+_JUDGED = {**_CANDIDATE, "status": "string", "reasons": "string", "scores": "string", "transcript": "string"}
 _ANSWERS = ("chosen", "rejected")
 _PAIR = {
     **PROMPT,
@@ -33,16 +35,7 @@ def write_candidates(path: str | Path, candidates: Sequence[Candidate], metadata
         metadata: what else the file should say of itself (JSON).
     """
     books = same_codebooks((c.name, c.tokens) for c in candidates)
-    rows = [
-        {
-            "id": c.sentence.id,
-            "index": [c.index],
-            "temperature": [c.temperature],
-            "tokens": flat(c.tokens),
-            "ended": c.ended,
-        }
-        for c in candidates
-    ]
+    rows = [_row(candidate) for candidate in candidates]
     write_columns(Path(path), "candidates", _CANDIDATE, rows, {**(metadata or {}), "codebooks": books})
 
 
@@ -58,13 +51,55 @@ def read_candidates(path: str | Path, sentences: Mapping[str, Sentence]) -> list
         ValueError: not such a file, or it answers a sentence that is not among these.
     """
     columns, meta = read_columns(Path(path), "candidates", _CANDIDATE)
+    return _candidates(path, columns, meta["codebooks"], sentences)
+
+
+def write_judged(
+    path: str | Path, judged: Sequence[tuple[Candidate, Verdict]], metadata: dict[str, Any] | None = None
+) -> None:
+    """Write candidates with their verdicts to Parquet, whole or not at all.
+
+    Arguments and errors as in `write_candidates`.
+    """
+    books = same_codebooks((c.name, c.tokens) for c, _ in judged)
+    rows = []
+    for candidate, verdict in judged:
+        said = {"reasons": json.dumps(verdict.reasons), "scores": json.dumps(dict(verdict.scores))}
+        rows.append({**_row(candidate), "status": verdict.status, "transcript": verdict.transcript, **said})
+    write_columns(Path(path), "judged", _JUDGED, rows, {**(metadata or {}), "codebooks": books})
+
+
+def read_judged(path: str | Path, sentences: Mapping[str, Sentence]) -> list[tuple[Candidate, Verdict]]:
+    """Read candidates and their verdicts back. Arguments and errors as in `read_candidates`."""
+    columns, meta = read_columns(Path(path), "judged", _JUDGED)
+    said = zip(*(columns[name] for name in ("status", "reasons", "scores", "transcript")), strict=True)
+    try:
+        verdicts = [Verdict(how, tuple(json.loads(why)), json.loads(scores), text) for how, why, scores, text in said]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: a verdict is none ({error}): delete the file and write it again") from error
+    return list(zip(_candidates(path, columns, meta["codebooks"], sentences), verdicts, strict=True))
+
+
+def _row(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "id": candidate.sentence.id,
+        "index": [candidate.index],
+        "temperature": [candidate.temperature],
+        "tokens": flat(candidate.tokens),
+        "ended": candidate.ended,
+    }
+
+
+def _candidates(
+    path: str | Path, columns: Mapping[str, list[Any]], books: int | None, sentences: Mapping[str, Sentence]
+) -> list[Candidate]:
     strange = [key for key in columns["id"] if key not in sentences]
     if strange:
         raise ValueError(f"{path} answers sentences that are not among the {len(sentences)} given: {strange[:3]}")
     made = []
-    for key, index, heat, tokens, ended in zip(*columns.values(), strict=True):
+    for key, index, heat, tokens, ended in zip(*(columns[name] for name in _CANDIDATE), strict=True):
         row = torch.tensor(tokens, dtype=torch.long)
-        row = row.view(-1, meta["codebooks"]) if meta["codebooks"] else row
+        row = row.view(-1, books) if books else row
         # kept as a 32-bit number; the decimal that was asked for reads better in tables
         made.append(Candidate(sentences[key], row, bool(ended), round(float(heat[0]), 6), int(index[0])))
     return made

@@ -52,12 +52,18 @@ def write_utterances(path: str | Path, utterances: Sequence[Utterance], metadata
     write_columns(Path(path), "utterances", _UTTERANCE, rows, {**(metadata or {}), "codebooks": books})
 
 
-def write_triplets(path: str | Path, triplets: Sequence[Triplet], metadata: dict[str, Any] | None = None) -> None:
+def write_triplets(
+    path: str | Path,
+    triplets: Sequence[Triplet],
+    metadata: dict[str, Any] | None = None,
+    *,
+    allow_empty: bool = False,
+) -> None:
     """Write triplets with their reference log-probs to Parquet, whole or not at all.
 
-    Arguments and errors as in `write_utterances`.
+    Arguments and errors as in `write_utterances`; `allow_empty` is for parts of a file, of which some may hold none.
     """
-    books = same_codebooks((t.id, tokens) for t in triplets for tokens in t.completions())
+    books = same_codebooks(((t.id, tokens) for t in triplets for tokens in t.completions()), allow_empty)
     pickled = Blobs()
     rows = []
     for triplet in triplets:
@@ -139,7 +145,7 @@ def prompt_row(key: str, prompt: Prompt, pickled: Blobs) -> dict[str, Any]:
     return {"id": key, "text": flat(prompt.text), **values}
 
 
-def same_codebooks(rows: Iterable[tuple[str, Tensor]]) -> int | None:
+def same_codebooks(rows: Iterable[tuple[str, Tensor]], allow_empty: bool = False) -> int | None:
     """Their number, or None for rows (T,); an error where rows differ."""
     first: tuple[str, int | None] | None = None
     for key, tokens in rows:
@@ -149,9 +155,9 @@ def same_codebooks(rows: Iterable[tuple[str, Tensor]]) -> int | None:
             raise ValueError(
                 f"{key!r} has {books} codebooks but {first[0]!r} has {first[1]}: write them to separate files"
             )
-    if first is None:
+    if first is None and not allow_empty:
         raise ValueError("there is nothing to write: the list is empty")
-    return first[1]
+    return first[1] if first else None
 
 
 def prompt_of(columns: dict[str, list[Any]], i: int, books: int | None, vocab_size: int | None) -> Prompt:

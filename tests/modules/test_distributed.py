@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from seaalign import SpeechData, TripletData
+from seaalign import SpeechData
 from seaalign.data import FrameBatchSampler
-from tests.modules.two_processes import SPEECH, TRIPLETS, dgsa, sft
+from tests.modules.two_processes import SPEECH, TRIPLETS, dgsa, sft, triplets
 from tests.toy import quiet, speech
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,8 +64,11 @@ def test_sft(folder):
     compare(folder, sft(), data, both([len(u.tokens) for u in data.train], SPEECH["max_frames"], loader.collate))
 
 
-def test_dgsa_and_a_triplet_file_that_one_process_made(folder):
-    data = TripletData(speech(15), folder / "t.parquet", **TRIPLETS)
+def test_dgsa_and_a_triplet_file_that_both_processes_made(folder, tmp_path):
+    triplets(tmp_path / "t.parquet").make(dgsa().backbone)
+    assert (folder / "t.parquet").read_bytes() == (tmp_path / "t.parquet").read_bytes()
+    assert not (folder / "t.parquet.shards").exists()
+    data = triplets(folder / "t.parquet")
     data.setup("fit")
     frames = [3 * max(map(len, t.completions())) for t in data.train]
     compare(folder, dgsa(), data, both(frames, TRIPLETS["max_frames"], data.train_dataloader().collate))

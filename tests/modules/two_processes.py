@@ -23,6 +23,13 @@ def dgsa() -> DGSA:
     return DGSA(Toy(), 0.8, lr=1e-2, sft_weight=0.3)
 
 
+def triplets(path: Path) -> TripletData:
+    """Made in four shards, two by each process."""
+    data = TripletData(speech(15), path, **TRIPLETS)
+    data.shard = 4
+    return data
+
+
 def train(module, data, folder: Path, processes: int) -> None:
     name = type(module).__name__
     trainer = quiet(max_epochs=2, devices=processes, strategy="ddp")
@@ -37,4 +44,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, processes = Path(sys.argv[1]), int(sys.argv[2])
     train(sft(), SpeechData(speech(15), speech(7, seed=1), **SPEECH), folder, processes)
-    train(dgsa(), TripletData(speech(15), folder / "t.parquet", **TRIPLETS), folder, processes)
+    train(dgsa(), triplets(folder / "t.parquet"), folder, processes)
