@@ -170,3 +170,29 @@ def test_styled_scoring_counts_both_prompts_and_four_rows(tmp_path):
     assert data._frames(row) == 2 * text + style + rows
     data.packed = False
     assert data._frames(row) == 3 * max(map(len, row.completions()))
+
+
+@pytest.mark.audio
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_hugging_face_model_packs_in_the_precision_of_the_training(tmp_path, precision):
+    """Under autocast rotary positions leave queries wider than values; batches must not be filled for what fails."""
+    from tests.backbones.test_packing import causal
+    from tests.backbones.tiny_hf import prompts_for
+
+    backbone = causal("Llama")
+    prompt, g = prompts_for(backbone.spec)[0], torch.Generator().manual_seed(0)
+    rows = [
+        Utterance(f"u{i}", prompt, torch.randint(12, (length,), generator=g))
+        for i, length in enumerate([40, 4, 5, 30, 6, 8, 3, 25])
+    ]
+    watch, data = Calls(), SpeechData(rows, max_frames=80)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*row by row.*")
+        quiet(max_epochs=1, precision=precision, callbacks=[watch]).fit(SFT(backbone), data)
+    assert data.packed
+    marks = len(backbone.prompt_ids(prompt)) - len(prompt.text)
+    assert max(watch.read) <= 80 + marks * len(rows)
+    assert sum(watch.read) == sum(len(prompt.text) + marks + len(row.tokens) for row in rows)
+    exact = backbone(*_first([Pair("a", prompt, rows[0].tokens, rows[1].tokens)])).detach()
+    backbone._packs = lambda like: False
+    torch.testing.assert_close(exact, backbone(*_first([Pair("a", prompt, rows[0].tokens, rows[1].tokens)])).detach())

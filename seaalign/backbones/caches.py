@@ -62,9 +62,14 @@ def _appended(old: Any, new: Tensor) -> Tensor:
 
 def cache_name(body: Callable[..., Any]) -> str:
     """Hugging Face called it `past_key_values` until transformers 5, and `cache` since."""
-    call = getattr(type(body), "forward", None) if isinstance(body, nn.Module) else body
-    taken = _parameters(getattr(call, "__func__", call))
+    taken = parameters_of(body)
     return "cache" if "cache" in taken and "past_key_values" not in taken else "past_key_values"
+
+
+def parameters_of(body: Callable[..., Any]) -> frozenset[str]:
+    """The arguments that a module or function takes by name."""
+    call = getattr(type(body), "forward", None) if isinstance(body, nn.Module) else body
+    return _parameters(getattr(call, "__func__", call))
 
 
 @lru_cache(maxsize=64)

@@ -151,7 +151,9 @@ class CosyVoice(DecoderOnly):
 
     def linear_head(self) -> tuple[Tensor, Tensor | None] | None:
         head = self.lm.llm_decoder
-        return (head.weight, head.bias) if type(head) is nn.Linear else None  # peft may have wrapped it
+        # peft may have wrapped it, and whoever changes what it does must be heard
+        changed = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
+        return (head.weight, head.bias) if type(head) is nn.Linear and not changed else None
 
     def tokenize(self, text: str) -> list[int]:
         """Text ids, as upstream's inference makes them of one sentence (`text_frontend`).

@@ -131,18 +131,23 @@ class DecoderOnly(StepBackbone):
                 warnings.warn(f"{type(self).__name__} scores row by row, padded: {reason}", stacklevel=5)
             return reason
 
-        return not self._tried("packing", like, why_not)
+        return not self._tried("packing", like, why_not) and not takes_packing(self.body)
 
     def _shares(self, like: Tensor) -> bool:
         """Can rows share the prompt that they answer, while they are drawn?"""
         ours = getattr(getattr(self.body, "config", None), "_attn_implementation", None)
         ready = ours in ("sdpa", IMPLEMENTATION) and not takes_packing(self.body)
-        return ready and bool(self._tried("sharing", like, lambda: can_share(self._call_body, like)))
+        shares = ready and bool(self._tried("sharing", like, lambda: can_share(self._call_body, like)))
+        if ready and not shares and ours == "sdpa":
+            forget(self.body)
+        return shares
 
     def _tried(self, what: str, like: Tensor, trial: Callable[[], Any]) -> Any:
-        """What came of a trial; made once per body and type of numbers."""
+        """What came of a trial; made once per body, its attention, and type of numbers."""
         body = getattr(self.body, "__func__", self.body)  # a method is another object each time
-        key = (what, id(body), like.device.type, like.dtype, torch.is_autocast_enabled(like.device.type))
+        kind = getattr(getattr(body, "config", None), "_attn_implementation", None)
+        kind = "sdpa" if kind == IMPLEMENTATION else kind
+        key = (what, id(body), kind, like.device.type, like.dtype, torch.is_autocast_enabled(like.device.type))
         known: dict[Any, Any] = self.__dict__.setdefault("_trials", {})
         if key not in known:
             with evaluating(self):
@@ -228,6 +233,9 @@ class DecoderOnly(StepBackbone):
         named = {cache_name(self.body): cache}
         named |= {name: how for name, how in (("packing", packing), ("sharing", sharing)) if how is not None}
         if len(named) > 1:
+            # whoever has set the attention back since it was tried would have its rows see each other, without a word
+            if reason := takes_packing(self.body):
+                raise RuntimeError(f"{type(self).__name__} was tried with packed rows, and now {reason}")
             mask = x.new_zeros(1, 1, 1, 1)  # of four dimensions: left alone, so that none of S x S is made
         output = self.body(inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=use_cache, **named)
         if isinstance(output, tuple):

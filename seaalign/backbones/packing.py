@@ -8,7 +8,6 @@ costs what the longest one does.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from seaalign.backbones.caches import parameters_of
+
 IMPLEMENTATION = "seaalign_packed"
-"""What Hugging Face models call attention that knows of packing; without packing it is their "sdpa"."""
+"""What Hugging Face models call attention that knows of packing and sharing; without either it is their "sdpa"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,8 @@ def attend(
         >>> torch.allclose(attend(x, x, x, packing)[:, :, 5:], apart[:, :, 3:], atol=1e-6)
         True
     """
+    # under autocast rotary positions leave queries and keys wider than values
+    query, key = query.to(value.dtype), key.to(value.dtype)
     settings: Any = {"scale": scale, "dropout_p": dropout, "enable_gqa": key.shape[1] != query.shape[1]}
     # split, not slices: the gradient of a slice is as long as the whole row
     queries, keys, values = (x.split(packing.sizes, dim=2) for x in (query, key, value))
@@ -136,6 +139,9 @@ def why_not_packed(body: Callable[..., Any], call: Callable[..., tuple[Tensor, A
                 apart = call(row, None, positions, None, False, None)[0][0].float()
                 gap = torch.cat([packed[prompt], packed[i]]).float() - apart
                 worst = max(worst, float(gap.abs().max() / apart.abs().max()))
+    except torch.OutOfMemoryError:  # says nothing of the body
+        forget(body)
+        raise
     except Exception as error:  # whatever a foreign model makes of it, separate rows are right
         reason = f"{type(error).__name__}: {error}"
     else:
@@ -153,8 +159,7 @@ def takes_packing(body: Callable[..., Any]) -> str:
     A Hugging Face model with "sdpa" attention is told to use `attend`; without packing its attention stays what it was.
     Any other body takes an argument `packing` and calls `attend` itself.
     """
-    call: Any = getattr(type(body), "forward", None) if isinstance(body, nn.Module) else body
-    if "packing" in inspect.signature(getattr(call, "__func__", call)).parameters:
+    if "packing" in parameters_of(body):
         return ""
     config: Any = getattr(body, "config", None)
     kind = getattr(config, "_attn_implementation", None)
@@ -166,7 +171,7 @@ def takes_packing(body: Callable[..., Any]) -> str:
         _register()
     except ImportError:
         return "this version of transformers has no attention interface"
-    config._attn_implementation = IMPLEMENTATION
+    _attention(config, IMPLEMENTATION)
     return ""
 
 
@@ -174,7 +179,13 @@ def forget(body: Callable[..., Any]) -> None:
     """The attention of a Hugging Face body as it was before `takes_packing`."""
     config: Any = getattr(body, "config", None)
     if getattr(config, "_attn_implementation", None) == IMPLEMENTATION:
-        config._attn_implementation = "sdpa"
+        _attention(config, "sdpa")
+
+
+def _attention(config: Any, kind: str) -> None:
+    """Of this model alone: their own setter also changes the models inside and beside it, such as a codec."""
+    name = "_attn_implementation_internal"
+    setattr(config, name if name in vars(config) else "_attn_implementation", kind)
 
 
 def _register() -> None:
@@ -209,7 +220,7 @@ def _forward(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     odd = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if odd:
-        raise NotImplementedError(f"packed attention has no {', '.join(odd)}")
+        raise NotImplementedError(f"attention of packed or shared rows has no {', '.join(odd)}")
     if packing is None:
         heard: Tensor = sharing.attend(query, key, value, module.layer_idx, scaling)
         return heard.transpose(1, 2).contiguous(), None

@@ -2,6 +2,8 @@
 
 Twelve candidates of a text would each carry the text, and the style prefix before it, through memory at every token.
 Here a row carries what it has said itself; what was asked is read once for all rows of a prompt, in one product.
+
+In fp32 alone: products of 16 bits round the scores before the softmax, which the fused kernels on copies do not.
 """
 
 from __future__ import annotations
@@ -50,9 +52,13 @@ class Sharing:
         return cls([x.keys for x in layers], [x.values for x in layers], holes, owner, *_placed(owner, len(seen)))
 
     def select(self, rows: Tensor) -> Sharing:
-        """Some of the rows."""
-        owner = self.owner[rows]
-        return Sharing(self.keys, self.values, self.holes, owner, *_placed(owner, len(self.keys[0])))
+        """Some of the rows; prompts that nobody answers any more go once they are more than half."""
+        owner, keys, values, holes = self.owner[rows], self.keys, self.values, self.holes
+        alive, place = owner.unique(return_inverse=True)
+        if 2 * len(alive) < len(keys[0]):
+            keys, values = ([x[alive] for x in layers] for layers in (keys, values))
+            owner, holes = place, None if holes is None else holes[alive]
+        return Sharing(keys, values, holes, owner, *_placed(owner, len(keys[0])))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float | None = None) -> Tensor:
         """Attention of rows to their prompt and to what they have said themselves.
@@ -77,7 +83,7 @@ class Sharing:
         if steps > 1:
             later = torch.ones(steps, said, dtype=torch.bool, device=own.device).triu(said - steps + 1)
             own = own.unflatten(2, (-1, steps)).masked_fill(later, -torch.inf).flatten(2, 3)
-        share = torch.cat([asked, own], dim=-1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        share = torch.cat([asked, own], dim=-1).softmax(-1)
         asked, own = share.split([asked.shape[-1], said], dim=-1)
         out = own @ value + self._apart(self._together(asked) @ self.values[layer])
         return out.view(rows, heads, steps, width)
@@ -105,12 +111,14 @@ def _placed(owner: Tensor, prompts: int) -> tuple[int, Tensor | None]:
 
 
 def can_share(call: Callable[..., tuple[Tensor, Any]], like: Tensor) -> bool:
-    """Try it: does the body give rows that share a prompt the features that whole rows have?
+    """Try it: does the body give rows that share a prompt the features that whole rows have? Not in 16 bits.
 
     Args:
         call: `DecoderOnly._call_body` of a body whose attention knows of sharing.
         like: embeddings (L, D) of its size, type and scale.
     """
+    if like.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(like.device.type):
+        return False
     noise = torch.randn(5, 6, like.shape[1], generator=torch.Generator().manual_seed(0))
     x = noise.to(like) * like.float().std().clamp_min(1e-3).to(like.dtype)
     asked, said, owner = x[:2, :3], x[2:, 3:5], torch.tensor([0, 0, 1], device=x.device)
@@ -122,8 +130,8 @@ def can_share(call: Callable[..., tuple[Tensor, Any]], like: Tensor) -> bool:
         if sharing is None:
             return False
         apart, _ = call(said, None, places[3:].expand(3, -1), type(cache)(), use_cache=True, sharing=sharing)
+    except torch.OutOfMemoryError:  # says nothing of the body
+        raise
     except Exception:  # whatever a foreign model makes of it, a prompt for each row is right
         return False
-    gap = (apart - whole[:, 3:]).float().abs().max() / whole.float().abs().max()
-    exact = like.dtype == torch.float32 and not torch.is_autocast_enabled(like.device.type)
-    return bool(gap <= (1e-4 if exact else 5e-2))
+    return bool((apart - whole[:, 3:]).abs().max() <= 1e-4 * whole.abs().max())

@@ -178,9 +178,10 @@ class StepBackbone(Backbone):
         return torch.cat([checkpoint(self.frame_score, *part, use_reentrant=False).float() for part in parts])
 
     def _scores_by(self, hook: str) -> bool:
-        """Is it the last word on the head, or has a subclass `logits` or `frame_score` of its own?"""
+        """Is it the last word on the head, or has a subclass, or this object, `logits` or `frame_score` of its own?"""
         last = {name: next(i for i, kind in enumerate(type(self).__mro__) if name in vars(kind)) for name in _HEADS}
-        return last[hook] == min(last.values())
+        own = vars(self).keys() & {"logits", "frame_score"}
+        return not own and last[hook] < last["frame_score"] and last[hook] <= last["logits"]
 
     def _device(self) -> torch.device:
         return next((p.device for p in self.parameters()), torch.device("cpu"))

@@ -99,7 +99,9 @@ class FrameDataModule(L.LightningDataModule):
     def ask(self, prompt: Prompt) -> None:
         """Find out what the trainer's backbone makes of a batch, before its weights may be spread over processes."""
         packs = getattr(getattr(getattr(self.trainer, "lightning_module", None), "backbone", None), "packs", None)
-        self.packed = packs is not None and bool(packs([prompt]))
+        if packs is not None:
+            with self.trainer.precision_plugin.forward_context():  # type: ignore[union-attr]  # a module has a Trainer
+                self.packed = bool(packs([prompt]))
 
     def prepare_data(self) -> None:
         """Refuse a module that trains on something else, before hours are spent on its data."""

@@ -184,7 +184,7 @@ def head_logp(features: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor
     tensor([-1.3863, -1.3863, -1.3863])
     """
     kind = features.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled(kind) and features.dtype != torch.float64:  # as autocast has it
         features, weight = (x.to(torch.get_autocast_dtype(kind)) for x in (features, weight))
         bias = None if bias is None else bias.to(weight.dtype)
     with torch.autocast(kind, enabled=False):
@@ -210,7 +210,7 @@ class _HeadLogp(torch.autograd.Function):
         # sums over many parts: fp32 also where the products are bf16
         d_weight = torch.zeros_like(weight, dtype=grad.dtype) if wanted[1] else None
         d_bias = grad.new_zeros(len(weight)) if wanted[2] else None
-        d_features = list[Tensor]()
+        d_features: list[Tensor] = []
         for part, some, g in zip(*(x.split(ctx.chunk) for x in (features, ids, grad)), strict=True):
             pull = _pull(F.linear(part, weight, bias), some, g)
             if d_bias is not None:

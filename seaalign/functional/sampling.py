@@ -146,13 +146,14 @@ def _cut(share: Tensor, top_p: float) -> Tensor:
 def _inverted(share: Tensor, uniform: Tensor) -> Tensor:
     """The id at which the running sum exceeds uniform x the sum of all: first its block, then its place there."""
     blocks = F.pad(share, (0, -share.shape[1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
-    sums = blocks.sum(-1).double()
+    sums = blocks.sum(-1, dtype=torch.float64)
     mass = sums.cumsum(-1)
     target = uniform.double()[:, None] * mass[:, -1:]
     block = _first_above(mass, target)
     before = (mass - sums).gather(-1, block)
     inside = blocks.take_along_dim(block[..., None], 1).squeeze(1).double().cumsum(-1)
-    return (block * _BLOCK + _first_above(inside, target - before)).squeeze(-1)
+    # by rounding the target may lie before its block, whose first id may be one that is banned
+    return (block * _BLOCK + _first_above(inside, (target - before).clamp_min(0))).squeeze(-1)
 
 
 def _first_above(mass: Tensor, target: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Scoring(Policy):
 
     Args:
         backbone: the reference policy.
-        max_frames: padded frames per call.
+        max_frames: frames per call; see `sampling.reference_logps`.
         styled: of triplets also score (real, expressive) with the style prefix, for `DGSA(styled_stability=True)`.
     """
 

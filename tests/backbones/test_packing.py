@@ -360,3 +360,65 @@ def test_a_subclass_with_logits_of_its_own_is_scored_by_them():
     assert float((backbone(*asked) - plain).detach().abs().max()) > 0.01
     backbone.linear_head = lambda: pytest.fail("the head without what the subclass does to it")
     backbone(*asked)
+
+
+@pytest.mark.audio
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "CosyVoice 2", "Chatterbox"])
+def test_autocast_packs_too_and_leaves_the_exact_path_as_it_was(name):
+    """Rotary positions leave queries in fp32 there. A trial in one type says nothing of another, nor undoes it."""
+    if name in ("Llama", "Qwen2"):
+        from tests.backbones.tiny_hf import prompts_for
+
+        backbone = causal(name)
+        asked = prompts_for(backbone.spec), answers(12, 9, 4, 6, owners=[0, 0, 1])
+    else:
+        backbone, *asked = adapter_of(name)
+    backbone.eval()
+    exact = backbone(*asked).detach()
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.filterwarnings("error", message=".*row by row.*")
+        half = backbone(*asked).detach()
+    assert 0 < float((half - exact).abs().max()) < 0.2
+    assert torch.equal(backbone(*asked).detach(), exact)
+
+
+@pytest.mark.audio
+def test_attention_that_is_set_back_is_set_again_or_heeded():
+    """A model that other code has given its own attention again must not see packed rows as one."""
+    backbone = causal("Llama")
+    from tests.backbones.tiny_hf import prompts_for
+
+    asked = prompts_for(backbone.spec), answers(12, 9, 4, 6, owners=[0, 0, 1])
+    exact = backbone(*asked).detach()
+    for kind in ("sdpa", "eager"):
+        backbone.model.config._attn_implementation = kind
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.testing.assert_close(backbone(*asked).detach(), exact, rtol=1e-5, atol=1e-5)
+        said = [str(one.message) for one in told if "row by row" in str(one.message)]
+        assert (kind == "eager") == bool(said), told
+
+
+@pytest.mark.audio
+def test_a_copy_of_the_adapter_on_the_same_model_changes_nothing():
+    backbone = causal("Llama")
+    from tests.backbones.tiny_hf import prompts_for
+
+    asked = prompts_for(backbone.spec), answers(12, 9, 4, 6, owners=[0, 0, 1])
+    exact = backbone(*asked).detach()
+    other = copy.copy(backbone)
+    assert torch.equal(backbone(*asked).detach(), exact) and torch.equal(other(*asked).detach(), exact)
+
+
+@pytest.mark.audio
+def test_an_object_with_logits_of_its_own_is_scored_by_them():
+    backbone, *asked = adapter_of("CosyVoice 2")
+    plain = backbone(*asked).detach()
+    hook = backbone.lm.llm_decoder.register_forward_hook(lambda module, given, logits: 2 * logits)
+    by_hook = backbone(*asked).detach()
+    hook.remove()
+    logits = backbone.logits
+    backbone.logits = lambda features: 2 * logits(features)
+    by_object = backbone(*asked).detach()
+    assert float((by_hook - plain).abs().max()) > 0.01
+    torch.testing.assert_close(by_hook, by_object)

@@ -115,6 +115,35 @@ def test_draws_are_the_same(monkeypatch):
 
 
 @pytest.mark.audio
+def test_16_bits_hold_copies():
+    """Products of 16 bits would round the scores before the softmax."""
+    backbone = causal("Llama", dtype="float32")
+    from tests.backbones.tiny_hf import prompts_for
+
+    prompts = prompts_for(backbone.spec)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert not backbone.prefill(prompts)[1].shares
+    with torch.no_grad():
+        assert backbone.prefill(prompts)[1].shares
+        assert not backbone.to(torch.bfloat16).prefill(prompts)[1].shares
+
+
+def test_prompts_that_nobody_answers_any_more_go():
+    keys = [torch.randn(5, 1, 3, 2)]
+    sharing = Sharing(keys, keys, None, torch.arange(5).repeat_interleave(2), 2, None)
+    assert len(sharing.select(torch.tensor([0, 3, 9])).keys[0]) == 5  # three of five are asked
+    few = sharing.select(torch.tensor([2, 8, 9]))
+    assert len(few.keys[0]) == 2 and few.owner.tolist() == [0, 1, 1]
+    x = torch.randn(3, 1, 1, 2)
+    said = torch.randn(3, 1, 1, 2)
+    torch.testing.assert_close(
+        few.attend(x, said, said, 0), sharing.select(torch.tensor([2, 8, 9, 0, 4])).attend(
+            torch.cat([x, x[:2]]), torch.cat([said, said[:2]]), torch.cat([said, said[:2]]), 0
+        )[:3],
+    )  # fmt: skip
+
+
+@pytest.mark.audio
 def test_one_answer_a_prompt_shares_nothing():
     backbone = causal("Llama")
     from tests.backbones.tiny_hf import prompts_for

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch.nn import functional as F
 
-from seaalign.functional.sampling import content_key, nucleus, uniforms
+from seaalign.functional.sampling import content_key, draw, nucleus, uniforms
 
 # p = 0.3, 0.2, 0.5 at ids 0, 1, 2
 LOGITS = torch.tensor([0.3, 0.2, 0.5]).log()
@@ -147,6 +148,18 @@ def test_frequencies(top_p, temperature):
     counts = torch.bincount(drawn, minlength=9)
     assert not counts[expected == 0].any()
     assert stats.chisquare(counts[expected > 0].numpy(), expected[expected > 0].numpy()).pvalue > 1e-4
+
+
+def test_banned_ids_at_the_border_of_a_block_never_come():
+    """Uniforms within a few roundings of the borders, where the first id of the next block is banned."""
+    for seed in range(80):
+        share = (torch.randn(1, 1000, generator=torch.Generator().manual_seed(seed)) * 3).softmax(-1)
+        share[:, ::64] = 0
+        mass = F.pad(share, (0, -1000 % 64)).view(-1, 64).sum(-1, dtype=torch.float64).cumsum(-1)
+        near = (mass / mass[-1])[:, None] * (1 + torch.arange(-3, 4, dtype=torch.float64) * 2.0**-53)
+        uniform = near.flatten().clamp(0, 1 - 2.0**-53)
+        ids = draw(share.expand(len(uniform), -1), 1.0, uniform)
+        assert (share[0, ids] > 0).all(), (seed, ids[share[0, ids] == 0])
 
 
 def test_rows_do_not_see_each_other():
