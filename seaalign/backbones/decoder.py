@@ -22,7 +22,7 @@ from seaalign.records import Prompt, Speech
 
 class _State(NamedTuple):
     cache: Any
-    seen: Tensor  # (B, S) bool: which cache slots hold something; short prompts leave holes
+    seen: Tensor  # (B, S) bool: which cache slots hold something; short prompts leave holes. Of no use while sharing
     length: Tensor  # (B,) tokens read so far = next position
     step: int  # speech frames read so far
     whole: bool = False  # no holes, and a body that needs no mask then
@@ -44,7 +44,8 @@ class DecoderOnly(StepBackbone):
     Scoring is one causal pass without mask or cache, so flash attention and gradient checkpointing both apply. Where
     the body can be told which positions belong together (Hugging Face models with "sdpa" attention; a body of yours
     that takes `packing` and calls `packing.attend`), it is one row without padding in which rows of speech that share
-    a prompt share its positions too; otherwise the rows are padded on the right.
+    a prompt share its positions too; otherwise the rows are padded on the right. Hugging Face models in fp32 also hold
+    the prompt once for all rows that are drawn from it. Where `logits` is a linear layer, `linear_head` may say so.
 
     Attributes:
         context: most positions that the body can read, where there is a limit: longer input is refused, and sampling

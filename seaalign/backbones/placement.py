@@ -137,6 +137,8 @@ class Placement(nn.Module):
     def head(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The head on its speech rows alone (..., V + ends): codes, the end, and what shares its probability.
 
+        For sampling; scoring takes `head_rows` once, as each look at rows has a gradient as large as the whole head.
+
         Args:
             features: (..., D).
             weight: of the whole head (vocabulary, D).
