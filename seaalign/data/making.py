@@ -41,8 +41,8 @@ class Making(FrameDataModule, Generic[_Source, _Row]):
         return sources
 
     @abstractmethod
-    def _made(self, items: Sequence[Any], backbone: Backbone, precision: Precision) -> list[_Row]:
-        """The rows of some items."""
+    def _made(self, items: Sequence[Any], backbone: Backbone, precision: Precision, progress: bool) -> list[_Row]:
+        """The rows of some items; with bars of its own where they are all there is to make."""
         raise NotImplementedError
 
     @abstractmethod
@@ -81,10 +81,12 @@ class Making(FrameDataModule, Generic[_Source, _Row]):
             shards.claim(f"Delete this folder, or load what began it to go on; it becomes {path}")
         barrier()
         missing = strategy.broadcast(shards.missing()) if strategy else shards.missing()
+        own = missing[rank::world]
         try:
-            for number in track(missing[rank::world], f"making {path.name}", len(missing) > 1):
+            for number in track(own, f"making {path.name}", len(own) > 1 and rank == 0):
                 part = items[number * self.shard : (number + 1) * self.shard]
-                self._save(shards.path(number), self._made(part, backbone, precision), shards.stamp(number))
+                rows = self._made(part, backbone, precision, progress=len(own) == 1 and rank == 0)
+                self._save(shards.path(number), rows, shards.stamp(number))
         except BaseException:
             if rank == 0 and len(shards.missing()) == len(shards):  # nothing is lost with it
                 shutil.rmtree(folder, ignore_errors=True)

@@ -149,10 +149,10 @@ class PairData(StoredData[Pair, Pair]):
     def _held(self, sources: list[Pair]) -> list[Pair] | None:
         return sources if self.reference == "disabled_adapter" or sources[0].reference is not None else None
 
-    def _made(self, items: Sequence[Pair], backbone: Backbone, precision: Precision) -> list[Pair]:
+    def _made(self, items: Sequence[Pair], backbone: Backbone, precision: Precision, progress: bool) -> list[Pair]:
         # scored under the precision of the training, so that policy and reference start equal
         with precision.forward_context():
-            return pair_logps(backbone, items, progress=False)
+            return pair_logps(backbone, items, progress=progress)
 
     def _save(self, path: Path, rows: list[Pair], about: dict[str, Any]) -> None:
         write_pairs(path, rows, about)

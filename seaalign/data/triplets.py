@@ -83,13 +83,13 @@ class TripletData(StoredData[Utterance, Triplet]):
     def _items(self, sources: list[Utterance]) -> list[Twin]:
         return twins(sources, self.sampling["pairing"], self.sampling["seed"])
 
-    def _made(self, items: Sequence[Twin], backbone: Backbone, precision: Precision) -> list[Triplet]:
+    def _made(self, items: Sequence[Twin], backbone: Backbone, precision: Precision, progress: bool) -> list[Triplet]:
         how = {name: self.sampling[name] for name in ("temperature", "top_p", "max_len", "seed")}
-        triplets = say_twins(backbone, items, **how)
+        triplets = say_twins(backbone, items, **how, progress=progress)
         if self.reference == "stored":
             # scored under the precision of the training, so that policy and reference start equal
             with precision.forward_context():
-                triplets = reference_logps(backbone, triplets, styled=self.styled, progress=False)
+                triplets = reference_logps(backbone, triplets, styled=self.styled, progress=progress)
         return triplets
 
     def _save(self, path: Path, rows: list[Triplet], about: dict[str, Any]) -> None:
