@@ -132,16 +132,11 @@ class DecoderOnly(StepBackbone):
                 warnings.warn(f"{type(self).__name__} scores row by row, padded: {reason}", stacklevel=5)
             return reason
 
-        return not self._tried("packing", like, why_not) and not takes_packing(self.body)
+        return not self._tried("packing", like, why_not)
 
     def _shares(self, like: Tensor) -> bool:
         """Can rows share the prompt that they answer, while they are drawn?"""
-        ours = getattr(getattr(self.body, "config", None), "_attn_implementation", None)
-        ready = ours in ("sdpa", IMPLEMENTATION) and not takes_packing(self.body)
-        shares = ready and bool(self._tried("sharing", like, lambda: can_share(self._call_body, like)))
-        if ready and not shares and ours == "sdpa":
-            forget(self.body)
-        return shares
+        return bool(self._tried("sharing", like, lambda: can_share(self.body, self._call_body, like)))
 
     def _tried(self, what: str, like: Tensor, trial: Callable[[], Any]) -> Any:
         """What came of a trial; made once per body, its attention, and type of numbers."""

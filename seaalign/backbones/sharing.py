@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seaalign.backbones.packing import forget, takes_packing
+
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
@@ -110,28 +112,33 @@ def _placed(owner: Tensor, prompts: int) -> tuple[int, Tensor | None]:
     return most, None if torch.equal(slot, torch.arange(prompts * most, device=slot.device)) else slot
 
 
-def can_share(call: Callable[..., tuple[Tensor, Any]], like: Tensor) -> bool:
+def can_share(body: Callable[..., Any], call: Callable[..., tuple[Tensor, Any]], like: Tensor) -> bool:
     """Try it: does the body give rows that share a prompt the features that whole rows have? Not in 16 bits.
 
     Args:
-        call: `DecoderOnly._call_body` of a body whose attention knows of sharing.
+        body: the transformer; where the answer is no, its attention is left as it was.
+        call: `DecoderOnly._call_body` with it.
         like: embeddings (L, D) of its size, type and scale.
     """
-    if like.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(like.device.type):
+    exact = like.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(like.device.type)
+    if not exact or takes_packing(body):
         return False
     noise = torch.randn(5, 6, like.shape[1], generator=torch.Generator().manual_seed(0))
     x = noise.to(like) * like.float().std().clamp_min(1e-3).to(like.dtype)
     asked, said, owner = x[:2, :3], x[2:, 3:5], torch.tensor([0, 0, 1], device=x.device)
-    places = torch.arange(5, device=x.device)
+    places, right = torch.arange(5, device=x.device), False
     try:
         whole, _ = call(torch.cat([asked[owner], said], 1), None, places.expand(3, -1), None, use_cache=False)
         _, cache = call(asked, None, places[:3].expand(2, -1), None, use_cache=True)
         sharing = Sharing.of(cache, torch.ones(2, 3, dtype=torch.bool, device=x.device), owner)
-        if sharing is None:
-            return False
-        apart, _ = call(said, None, places[3:].expand(3, -1), type(cache)(), use_cache=True, sharing=sharing)
+        if sharing is not None:
+            apart, _ = call(said, None, places[3:].expand(3, -1), type(cache)(), use_cache=True, sharing=sharing)
+            right = bool((apart - whole[:, 3:]).abs().max() <= 1e-4 * whole.abs().max())
     except torch.OutOfMemoryError:  # says nothing of the body
+        forget(body)
         raise
     except Exception:  # whatever a foreign model makes of it, a prompt for each row is right
-        return False
-    return bool((apart - whole[:, 3:]).abs().max() <= 1e-4 * whole.abs().max())
+        pass
+    if not right:
+        forget(body)
+    return right

@@ -16,7 +16,7 @@ from seaalign.data.texts import TextData
 from seaalign.functional.sampling import content_key
 from seaalign.judges import Criterion, Judge, Liveliness
 from seaalign.records import Candidate, Sentence, Verdict
-from seaalign.sampling import explore, temperature_gradient
+from seaalign.sampling import explore, frame_limits, temperature_gradient
 
 if TYPE_CHECKING:
     from seaalign.modules.tdsc import TDSC
@@ -131,7 +131,7 @@ def require_partners(module: TDSC) -> None:
 def plan_of(settings: Any, temperatures: Sequence[float], sentences: Sequence[Sentence], iteration: int) -> Plan:
     """What an iteration explores: n candidates at each temperature, seeded by the iteration."""
     most, slope = settings["max_len"], settings["frames_per_symbol"]
-    limits = tuple(min(most, round(slope * len(s.prompt.text)) + 20) for s in sentences) if slope else most
+    limits = tuple(frame_limits(sentences, most, slope)) if slope else most
     return Plan(
         tuple(float(heat) for heat in temperatures for _ in range(settings["n"])),
         settings["top_p"],

@@ -1,7 +1,7 @@
 """Prompts to candidates: the two modes of DGSA, the temperature gradient of TDSC, and the reference's log-probs."""
 
 from seaalign.sampling.dual import Pairing, Twin, dual_mode, require_separation, say, say_twins, twins
-from seaalign.sampling.explore import Turn, explore, temperature_gradient, turns
+from seaalign.sampling.explore import Turn, explore, frame_limits, temperature_gradient, turns
 from seaalign.sampling.reference import pair_logps, reference_logps, score_blocks, stack
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Twin",
     "dual_mode",
     "explore",
+    "frame_limits",
     "pair_logps",
     "reference_logps",
     "require_separation",

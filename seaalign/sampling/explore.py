@@ -32,6 +32,24 @@ def temperature_gradient(
     return (*fixed, start + step * iteration)
 
 
+def frame_limits(sentences: Sequence[Sentence], max_len: int, frames_per_symbol: float | None) -> list[int]:
+    """Most frames of a candidate of each sentence: `max_len`, or what its text ids make probable where that is less.
+
+    Args:
+        sentences: what to say.
+        max_len: of any.
+        frames_per_symbol: with L text ids, the limit is `frames_per_symbol` x L + 20; None: `max_len` alone.
+
+    Example:
+        >>> from seaalign.records import Prompt
+        >>> frame_limits([Sentence("a", "hi", Prompt([1, 2])), Sentence("b", "hello", Prompt([3] * 9))], 50, 4.0)
+        [28, 50]
+    """
+    if not frames_per_symbol:
+        return [max_len] * len(sentences)
+    return [min(max_len, round(frames_per_symbol * len(sentence.prompt.text)) + 20) for sentence in sentences]
+
+
 class Turn(NamedTuple):
     """A sentence, and what a process needs to know of all others to say it as it would be said among them.
 

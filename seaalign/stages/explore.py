@@ -8,7 +8,7 @@ from typing import Any
 
 from seaalign.backbones.base import Backbone
 from seaalign.records import Candidate
-from seaalign.sampling import Turn, explore
+from seaalign.sampling import Turn, explore, frame_limits
 from seaalign.stages.base import Policy
 from seaalign.storage import write_candidates
 
@@ -57,19 +57,14 @@ class Exploring(Policy):
     def work(self, rows: Sequence[Turn]) -> list[Candidate]:
         """The candidates of a shard, sentence by sentence."""
         sentences = [turn.sentence for turn in rows]
+        limits = frame_limits(sentences, self.max_len, self.slope)
         made = explore(
-            self.backbone, sentences, self.heats, top_p=self.top_p, max_len=self.limits(rows), batch=self.batch,
+            self.backbone, sentences, self.heats, top_p=self.top_p, max_len=limits, batch=self.batch,
             seed=self.seed, before=[turn.before for turn in rows],
         )  # fmt: skip
         place = {sentence.id: number for number, sentence in enumerate(sentences)}
         candidates = [candidate for _, wave in made for candidate in wave]
         return sorted(candidates, key=lambda candidate: (place[candidate.sentence.id], candidate.index))
-
-    def limits(self, rows: Sequence[Turn]) -> list[int]:
-        """Most frames of a candidate of each sentence."""
-        if not self.slope:
-            return [self.max_len] * len(rows)
-        return [min(self.max_len, round(self.slope * len(turn.sentence.prompt.text)) + 20) for turn in rows]
 
     def about(self) -> dict[str, Any]:
         draws = {"temperatures": list(self.heats), "top_p": self.top_p, "seed": self.seed}

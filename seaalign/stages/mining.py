@@ -18,12 +18,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from seaalign.critique import NothingAccepted
+from seaalign.critique import NothingAccepted, Plan
 from seaalign.critique.plan import advice, summary
 from seaalign.data import ShardData, TextData
 from seaalign.data.rounds import replayed
 from seaalign.modules import TDSC
-from seaalign.modules.critic import temperatures_of
+from seaalign.modules.critic import plan_of, temperatures_of
 from seaalign.pairs import Funnel, Judged, mine
 from seaalign.records import Sentence
 from seaalign.stages.engines import Engine
@@ -82,10 +82,9 @@ class Mining:
 
     def exploring(self) -> tuple[Exploring, ShardData]:
         """The first stage and its work."""
-        settings = self.module.hparams
-        heats = temperatures_of(settings, self.module.curriculum, self.iteration, [])
-        same = {name: settings[name] for name in ("n", "top_p", "max_len", "frames_per_symbol", "batch")}
-        stage = Exploring(self.module.backbone, heats, **same, seed=settings["seed"] + 7919 * self.iteration)
+        plan, limits = self.plan, {name: self.module.hparams[name] for name in ("max_len", "frames_per_symbol")}
+        how: dict[str, Any] = {"top_p": plan.top_p, "batch": plan.batch, "seed": plan.seed, **limits}
+        stage = Exploring(self.module.backbone, plan.temperatures, n=1, **how)
         stage.weights  # noqa: B018  # of the policy as it is now
         return stage, ShardData(self.sentences, self.folder / "candidates", self.size)
 
@@ -113,11 +112,8 @@ class Mining:
         Raises:
             NothingAccepted: with the funnel and what to loosen.
         """
-        settings, judged = self.module.hparams, self._judged()
-        mined = mine(
-            judged, loser_reasons=settings["loser_reasons"], per_text=settings["pairs_per_text"],
-            seed=settings["seed"] + 7919 * self.iteration,
-        )  # fmt: skip
+        plan, judged = self.plan, self._judged()
+        mined = mine(judged, loser_reasons=plan.loser_reasons, per_text=plan.per_text, seed=plan.seed)
         if not mined.accepted:
             raise NothingAccepted(advice(self.folder, mined.funnel))
         write_utterances(self.folder / "accepted.parquet", mined.accepted)
@@ -157,6 +153,12 @@ class Mining:
         return self.texts.sentences
 
     @cached_property
+    def plan(self) -> Plan:
+        """What this iteration explores and mines, as in `TDSC`."""
+        heats = temperatures_of(self.module.hparams, self.module.curriculum, self.iteration, [])
+        return plan_of(self.module.hparams, heats, self.sentences, self.iteration)
+
+    @cached_property
     def _built(self) -> tuple[TDSC, TextData]:
         module, texts = self.build()
         texts.tokenize = texts.tokenize or getattr(module.backbone, "tokenize", None)
@@ -173,7 +175,7 @@ class Mining:
 
     def __getstate__(self) -> dict[str, Any]:
         """To another process goes what builds the module, not the module."""
-        return {name: value for name, value in vars(self).items() if name != "_built"}
+        return {name: value for name, value in vars(self).items() if name not in ("_built", "plan")}
 
 
 def funnel_of(stats: Mapping[str, Any]) -> Funnel:
