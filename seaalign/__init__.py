@@ -48,8 +48,11 @@ _HOME = {
     "DPO": "modules",
     "SFT": "modules",
     "TDSC": "modules",
+    "ConstraintCheckpoint": "callbacks",
+    "DriftStop": "callbacks",
     "ErosionMonitor": "callbacks",
     "SampleAudio": "callbacks",
+    "SaturationAlert": "callbacks",
     "TemperatureCurriculum": "callbacks",
 }
 _ROOMS = (
@@ -73,7 +76,14 @@ _ROOMS = (
 
 if TYPE_CHECKING:
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
-    from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
+    from seaalign.callbacks import (
+        ConstraintCheckpoint,
+        DriftStop,
+        ErosionMonitor,
+        SampleAudio,
+        SaturationAlert,
+        TemperatureCurriculum,
+    )
     from seaalign.data import PairData, SpeechData, TextData, TripletData
     from seaalign.modules import DGSA, DPO, SFT, TDSC
     from seaalign.records import (
@@ -118,8 +128,11 @@ __all__ = [
     "DPO",
     "SFT",
     "TDSC",
+    "ConstraintCheckpoint",
+    "DriftStop",
     "ErosionMonitor",
     "SampleAudio",
+    "SaturationAlert",
     "TemperatureCurriculum",
     "audio",
     "backbones",

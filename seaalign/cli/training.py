@@ -12,7 +12,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from seaalign.backbones import CSM, VLLM, CausalLM, Chatterbox, CosyVoice, Qwen3TTS
 from seaalign.backbones.lora import has_adapters
 from seaalign.backbones.weights import is_adapter, load_into, read_weights
-from seaalign.callbacks import ErosionMonitor, SampleAudio, ShardWriter, TemperatureCurriculum
+from seaalign.callbacks import (
+    ConstraintCheckpoint,
+    DriftStop,
+    ErosionMonitor,
+    SampleAudio,
+    SaturationAlert,
+    ShardWriter,
+    TemperatureCurriculum,
+)
 from seaalign.cli.explain import explain, told
 from seaalign.data import PairData, ShardData, SpeechData, TextData, TripletData, load_pairs, load_utterances
 from seaalign.judges import Duration, Intelligibility, Liveliness, Repetition, RoundTrip, SpeakerSimilarity
@@ -27,7 +35,7 @@ SHORT = (
     *(SFT, DGSA, DPO, TDSC, SpeechData, TextData, TripletData, PairData),
     *(Exploring, Judging, Scoring, ShardData, ShardWriter),
     *(TextSpeechLM, CausalLM, CosyVoice, CSM, Chatterbox, Qwen3TTS, VLLM),
-    *(ErosionMonitor, SampleAudio, TemperatureCurriculum),
+    *(ConstraintCheckpoint, DriftStop, ErosionMonitor, SampleAudio, SaturationAlert, TemperatureCurriculum),
     *(Intelligibility, Repetition, Duration, SpeakerSimilarity, RoundTrip, Liveliness),
     *(Whisper, FasterWhisper, Dolphin, MMS, SpeechBrain, Pipeline, ByLanguage),
 )
