@@ -21,6 +21,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("seaalign.demo:main", "see Synthetic Erosion and its repair on a miniature model, in six minutes"),
+    "erosion": Command(
+        "seaalign.cli.erosion:erosion", "plan: what a share of synthetic speech will do, from tokens alone"
+    ),
     "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
     "tdsc": Command("seaalign.cli.critique:tdsc", "improve a policy without recordings: explore, judge, learn, repeat"),
     "mine": Command("seaalign.cli.mine:mine", "one iteration of that without its training, on many machines"),
