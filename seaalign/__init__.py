@@ -44,6 +44,8 @@ _HOME = {
     "read_utterances": "storage",
     "write_triplets": "storage",
     "write_utterances": "storage",
+    "Separation": "audit",
+    "SeparationAudit": "audit",
     "DGSA": "modules",
     "DPO": "modules",
     "SFT": "modules",
@@ -54,6 +56,7 @@ _HOME = {
 }
 _ROOMS = (
     "audio",
+    "audit",
     "backbones",
     "callbacks",
     "critique",
@@ -72,6 +75,7 @@ _ROOMS = (
 )
 
 if TYPE_CHECKING:
+    from seaalign.audit import Separation, SeparationAudit
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
     from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
     from seaalign.data import PairData, SpeechData, TextData, TripletData
@@ -114,6 +118,8 @@ __all__ = [
     "read_utterances",
     "write_triplets",
     "write_utterances",
+    "Separation",
+    "SeparationAudit",
     "DGSA",
     "DPO",
     "SFT",
@@ -122,6 +128,7 @@ __all__ = [
     "SampleAudio",
     "TemperatureCurriculum",
     "audio",
+    "audit",
     "backbones",
     "callbacks",
     "critique",
