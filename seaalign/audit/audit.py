@@ -108,7 +108,9 @@ class SeparationAudit:
         found = token_findings(material)
         found += timbre_findings(material, speakers is not None, contours, deaf or "")
         heard, listened = self._listen(utterances, material, deaf)
-        return Separation(type(self.backbone).__name__, (*found, *listened), _points(heard))
+        return Separation(
+            type(self.backbone).__name__, (*found, *listened), "timbre" in self.backbone.features, _points(heard)
+        )
 
     @property
     def _rate(self) -> int:

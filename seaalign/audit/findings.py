@@ -46,6 +46,13 @@ class Finding:
     counts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def leaks(self) -> Outcome:
+        """The outcome, or what the rule would say of an accuracy that is only for information."""
+        if self.outcome != "expected" or self.chance is None or self.low is None or self.high is None:
+            return self.outcome
+        return weigh(self.low, self.high, self.chance + TOLERANCE * (1 - self.chance))
+
+    @property
     def number(self) -> str:
         """Value and interval, as people read them."""
         if self.value is None or self.low is None or self.high is None:
@@ -100,9 +107,13 @@ def of_probes(name: str, probes: Sequence[Probe], outcome: Outcome | None = None
     bound = best.chance + TOLERANCE * (1 - best.chance)
     others = {f"{p.kind}": round(p.value, 4) for p in probes}
     counts = {"rows": best.rows, "groups": best.groups, "classes": best.classes, "left_out": best.left_out, **others}
+    if (
+        not outcome and best.high < best.chance
+    ):  # readers of pure noise are not this wrong: what was learned misled them
+        outcome, note = "unclear", "worse than chance: too few texts or recordings to learn from"
     return Finding(
         name, outcome or weigh(best.low, best.high, bound), best.value, best.low, best.high, best.measure,
-        best.chance if best.measure == "accuracy" else None, None if outcome else bound, note, counts,
+        best.chance if best.measure == "accuracy" else None, None if outcome == "expected" else bound, note, counts,
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def _probes(axis: Any, found: Separation) -> None:
     axis.set(xlim=(-0.35, 1.05), title="probes: grey chance, black where a leak begins")
     for name in ("leak", "clear", "unclear", "expected"):
         axis.plot([], [], "o", color=_COLOURS[name], label=name)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.3, -0.06), ncol=4)
     axis.grid(alpha=0.3, axis="x")
 
 

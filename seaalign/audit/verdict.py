@@ -23,16 +23,18 @@ class Separation:
     Args:
         backbone: the name of its class.
         findings: one per question.
+        timbre: does the backbone have one, apart from its tokens?
         points: what the picture shows beside them: cosines and F0 spreads of the scenes.
 
     Attributes:
-        status: "separated"; "mixed": the voice comes with the style, heard; "suspect": the style tokens identify the
+        status: "separated"; "mixed": the voice comes with the style, as was heard, or as there is no timbre; "suspect": the style tokens identify the
             speaker and nobody has listened; "unknown": the data cannot tell.
         verdict: the sentence, with the numbers it rests on.
     """
 
     backbone: str
     findings: tuple[Finding, ...]
+    timbre: bool = True
     points: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Finding:
@@ -51,8 +53,10 @@ class Separation:
         if heard:
             outcomes = {f.outcome for f in heard}
             return "mixed" if "leak" in outcomes else "separated" if outcomes == {"clear"} else "unknown"
-        tokens = self.get(STYLE)
-        outcome = tokens.outcome if tokens else None
+        tokens = self.get(STYLE) or (None if self.timbre else self.get(SPEECH))
+        outcome = tokens.leaks if tokens else None
+        if outcome == "leak" and not self.timbre:
+            return "mixed"
         return "suspect" if outcome == "leak" else "separated" if outcome == "clear" else "unknown"
 
     @property
@@ -84,7 +88,8 @@ def sentence(found: Separation) -> str:
     listened = " and ".join(_listened(voice, toggle))
     cure = "DGSA pairs will differ in identity; wrap it with StylePrefix"
     if found.status == "mixed":
-        return f"{tokens + '; ' if tokens else ''}{listened}: {cure}"
+        why = listened or "without a timbre nothing else can carry the voice"
+        return f"{tokens + '; ' if tokens else ''}{why}: {cure}"
     if found.status == "suspect":
         return (
             f"{tokens}: unless its decoder takes the voice from the timbre alone, {cure}. Tokens cannot tell which: "
@@ -94,7 +99,7 @@ def sentence(found: Separation) -> str:
         what = (
             listened or f"the style tokens do not tell who speaks ({style.number if style else ''}, {_chance(style)})"
         )
-        although = f", although {tokens}" if listened and style and style.outcome == "leak" else ""
+        although = f", although {tokens}" if listened and style and style.leaks == "leak" else ""
         return f"{what}{although}: DGSA pairs differ in prosody, not in identity{_idle(found)}"
     weak = [f"{f.name} {f.number}" for f in (voice, toggle, style) if f is not None and f.outcome == "unclear"]
     if weak:

@@ -67,10 +67,10 @@ def people(count=60, who=3, seed=0, named_by=lambda speaker, i: [float(speaker)]
     made = []
     for i in range(count):
         speaker = i % who
-        token = 3 * int(torch.randint(1, 4, (), generator=g)) + speaker
+        tokens = 3 * torch.randint(1, 4, (6,), generator=g) + speaker  # the first one is what Singer sings
         text = torch.randint(20, (int(torch.randint(2, 6, (), generator=g)),), generator=g)
         words = torch.randint(20, (4,), generator=g)
-        style = Style(torch.full((6,), token), words)
+        style = Style(tokens, words)
         made.append(Utterance(f"u{i}", Prompt(text, style, torch.tensor(named_by(speaker, i))), style.tokens))
     return made
 
@@ -88,7 +88,7 @@ def mixed():
 
 @pytest.fixture(scope="module")
 def separated():
-    return audit(Singer("timbre")).run(people())
+    return audit(Singer("timbre"), scenes=30).run(people())
 
 
 def test_a_voice_that_comes_with_the_style_is_convicted(mixed):
@@ -108,7 +108,7 @@ def test_a_voice_that_comes_with_the_timbre_is_cleared_though_its_tokens_tell_wh
 
 def test_melody_follows_the_style_and_the_toggle_is_measured(separated):
     same, other = (separated[f"swap: F0 range, distance from the same {whose}"] for whose in ("style", "timbre"))
-    assert same.value < 0.2 < other.value and other.low > 0
+    assert same.value < 0.2 < other.low  # the rest of `same` is rounding: the register moves the grid of frames
     spread = separated["toggle: F0 std, style on minus off"]
     assert spread.low > 0.5  # off is monotone; steepness 1 to 3 has a standard deviation of 0.7 to 2.1 semitones
     assert separated["toggle: H_p, style on minus off, equal counts"].low > 0  # off is one token, over and over
@@ -122,7 +122,7 @@ def test_register_in_the_timbre_is_expected_and_spread_is_not():
     told = people(named_by=lambda speaker, i: [float(speaker), float(steepness[i])])
     leaky = audit(Singer("timbre"), scenes=0).run(told, speakers=[i % 3 for i in range(60)])
     assert leaky[SPREAD].outcome == "leak" and leaky[SPREAD].value > 0.9
-    assert leaky["speaker from timbre"].value == 1.0
+    assert leaky["speaker from timbre"].value > 0.8
 
 
 def test_without_sound_tokens_accuse_and_clear_but_do_not_convict():
@@ -149,13 +149,13 @@ def test_two_speakers_one_speaker_no_timbre_no_style():
     assert one.status == "unknown" and "1 label(s)" in one[STYLE].note and "one speaker alone" in one[VOICE].note
     assert one["toggle: F0 std, style on minus off"].low > 0  # still heard
     bare = [Utterance(u.id, Prompt(u.prompt.text, u.prompt.style), u.tokens) for u in people()]
-    timbreless = audit(Singer("tokens", frozenset({"style"}))).run(bare, speakers=[i % 3 for i in range(60)])
-    assert timbreless.status == "suspect" and timbreless["words from timbre"].outcome == "skipped"
-    assert "no timbre to swap" in timbreless[VOICE].note
+    timbreless = audit(Singer("tokens", frozenset({"style", "decode"}))).run(bare, speakers=[i % 3 for i in range(60)])
+    assert timbreless.status == "mixed" and timbreless["words from timbre"].outcome == "skipped"
+    assert "no timbre to swap" in timbreless[VOICE].note and "without a timbre nothing else" in timbreless.verdict
     plain = [Utterance(u.id, u.prompt.plain(), u.tokens) for u in people()]
     styleless = audit(Singer("tokens", frozenset({"decode"}))).run(plain)
     assert "no style prefix" in styleless[STYLE].note and styleless[SPEECH].value == 1.0
-    assert "speech tokens identify the speaker with 100%" in styleless.verdict
+    assert "speech tokens identify the speaker with 100%" in styleless.verdict and styleless.status == "mixed"
 
 
 def test_nobody_knows_who_speaks():
@@ -201,6 +201,12 @@ def test_golden_rule():
     assert found.bound == pytest.approx(0.25) and found.outcome == "leak"
     assert [weigh(0.26, 0.3, 0.25), weigh(0.2, 0.25, 0.25), weigh(0.2, 0.3, 0.25)] == ["leak", "clear", "unclear"]
     assert "leak above 25%" in table([found])
+
+
+def test_worse_than_chance_clears_nobody():
+    """Nine style recordings in all, each held out alone: that is too little data, not proof."""
+    found = of_probes("x", [Probe("accuracy", 0.0, 0.0, 0.2, 1 / 3, 60, 9, 3)])
+    assert found.outcome == "unclear" and "worse than chance" in found.note
 
 
 def test_the_verdict_of_the_issue():
