@@ -27,8 +27,8 @@ class Separation:
         points: what the picture shows beside them: cosines and F0 spreads of the scenes.
 
     Attributes:
-        status: "separated"; "mixed": the voice comes with the style, as was heard, or as there is no timbre; "suspect": the style tokens identify the
-            speaker and nobody has listened; "unknown": the data cannot tell.
+        status: "separated"; "mixed": the voice comes with the style, as was heard, or as there is no timbre; "suspect":
+            style tokens identify the speaker and nobody has listened; "unknown": the data cannot tell.
         verdict: the sentence, with the numbers it rests on.
     """
 
