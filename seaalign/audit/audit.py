@@ -65,7 +65,7 @@ class SeparationAudit:
         self,
         backbone: Backbone,
         speaker_embedder: str | Embedder | None = ECAPA,
-        scenes: int = 48,
+        scenes: int = 96,
         kinds: Sequence[Kind] = ("linear", "mlp"),
         temperature: float = 1.0,
         top_p: float = 0.9,
