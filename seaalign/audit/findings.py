@@ -60,7 +60,8 @@ class Finding:
         if self.unit in ("accuracy", "share"):
             return f"{self.value:.0%} [{self.low:.0%}, {self.high:.0%}]"
         unit = {"bits": " b", "semitones": " st"}.get(self.unit, "")
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]{unit}"
+        value, low, high = (round(x, 2) + 0.0 for x in (self.value, self.low, self.high))  # no minus before a zero
+        return f"{value:.2f} [{low:.2f}, {high:.2f}]{unit}"
 
     @property
     def limit(self) -> str:

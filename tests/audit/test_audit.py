@@ -231,3 +231,8 @@ def test_bootstrap_is_over_texts():
 def test_scenes_pair_different_speakers():
     assert all(i % 3 != j % 3 for i, j in scenes([i % 3 for i in range(30)], 30, seed=1))
     assert scenes(["one"] * 4, 3, 0) == [(i, i) for i, _ in scenes(["one"] * 4, 3, 0)]
+
+
+def test_numbers_that_tell_a_little_less_than_nothing_are_clear():
+    found = of_probes("x", [Probe("R2", -0.001, -0.002, -0.0005, 0.0, 60, 30, 3)])
+    assert found.outcome == "clear" and found.number == "0.00 [0.00, 0.00]"
