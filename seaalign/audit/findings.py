@@ -108,9 +108,8 @@ def of_probes(name: str, probes: Sequence[Probe], outcome: Outcome | None = None
     bound = best.chance + TOLERANCE * (1 - best.chance)
     others = {f"{p.kind}": round(p.value, 4) for p in probes}
     counts = {"rows": best.rows, "groups": best.groups, "classes": best.classes, "left_out": best.left_out, **others}
-    if (
-        not outcome and best.high < best.chance
-    ):  # readers of pure noise are not this wrong: what was learned misled them
+    # readers of pure noise are not this wrong: what was learned misled them
+    if not outcome and best.measure == "accuracy" and best.high < best.chance:
         outcome, note = "unclear", "worse than chance: too few texts or recordings to learn from"
     return Finding(
         name, outcome or weigh(best.low, best.high, bound), best.value, best.low, best.high, best.measure,

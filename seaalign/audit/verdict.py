@@ -103,7 +103,9 @@ def sentence(found: Separation) -> str:
         return f"{what}{although}: DGSA pairs differ in prosody, not in identity{_idle(found)}"
     weak = [f"{f.name} {f.number}" for f in (voice, toggle, style) if f is not None and f.outcome == "unclear"]
     if weak:
-        return f"the data cannot tell: {'; '.join(weak)} reaches across the limit; give more utterances and texts"
+        good = [f"{f.name} {f.number}" for f in (voice, toggle) if f is not None and f.outcome == "clear"]
+        but = f" (clear: {'; '.join(good)})" if good else ""
+        return f"the data cannot tell: {'; '.join(weak)} reaches across the limit{but}; give more utterances and texts"
     lacking = next((f.note for f in found.findings if f.name == STYLE and f.outcome == "skipped"), "nothing was asked")
     return f"nothing is known of the separation: {lacking}"
 
