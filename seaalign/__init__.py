@@ -44,6 +44,8 @@ _HOME = {
     "read_utterances": "storage",
     "write_triplets": "storage",
     "write_utterances": "storage",
+    "Separation": "audit",
+    "SeparationAudit": "audit",
     "DGSA": "modules",
     "DPO": "modules",
     "SFT": "modules",
@@ -57,6 +59,7 @@ _HOME = {
 }
 _ROOMS = (
     "audio",
+    "audit",
     "backbones",
     "callbacks",
     "critique",
@@ -76,6 +79,7 @@ _ROOMS = (
 )
 
 if TYPE_CHECKING:
+    from seaalign.audit import Separation, SeparationAudit
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
     from seaalign.callbacks import (
         ConstraintCheckpoint,
@@ -125,6 +129,8 @@ __all__ = [
     "read_utterances",
     "write_triplets",
     "write_utterances",
+    "Separation",
+    "SeparationAudit",
     "DGSA",
     "DPO",
     "SFT",
@@ -136,6 +142,7 @@ __all__ = [
     "SaturationAlert",
     "TemperatureCurriculum",
     "audio",
+    "audit",
     "backbones",
     "callbacks",
     "critique",
