@@ -7,6 +7,7 @@ twins that add up over batches and processes are in :mod:`seaalign.metrics`.
 from seaalign.functional.alignment import align, cepstra
 from seaalign.functional.entropy import count_entropy, entropy_at
 from seaalign.functional.errors import edit_distance, error_rate
+from seaalign.functional.fsq import fsq, fsq_values
 from seaalign.functional.likelihood import sequence_logp, sft_anchor
 from seaalign.functional.mixture import critical_ratio, mixture_entropy, mixture_entropy_slope
 from seaalign.functional.pitch import f0
@@ -53,6 +54,8 @@ __all__ = [
     "f0_range",
     "f0_rmse",
     "f0_std",
+    "fsq",
+    "fsq_values",
     "implicit_reward",
     "ipo_loss",
     "mixture_entropy",
