@@ -37,6 +37,7 @@ _HOME = {
     "StepBackbone": "backbones",
     "Unsupported": "backbones",
     "PairData": "data",
+    "ProsodyData": "data",
     "SpeechData": "data",
     "TextData": "data",
     "TripletData": "data",
@@ -46,6 +47,7 @@ _HOME = {
     "write_utterances": "storage",
     "DGSA": "modules",
     "DPO": "modules",
+    "Disentangler": "modules",
     "SFT": "modules",
     "TDSC": "modules",
     "ErosionMonitor": "callbacks",
@@ -74,8 +76,8 @@ _ROOMS = (
 if TYPE_CHECKING:
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
     from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
-    from seaalign.data import PairData, SpeechData, TextData, TripletData
-    from seaalign.modules import DGSA, DPO, SFT, TDSC
+    from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
+    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler
     from seaalign.records import (
         Candidate,
         Pair,
@@ -107,6 +109,7 @@ __all__ = [
     "StepBackbone",
     "Unsupported",
     "PairData",
+    "ProsodyData",
     "SpeechData",
     "TextData",
     "TripletData",
@@ -116,6 +119,7 @@ __all__ = [
     "write_utterances",
     "DGSA",
     "DPO",
+    "Disentangler",
     "SFT",
     "TDSC",
     "ErosionMonitor",
