@@ -50,6 +50,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "hsic": {"weights": {"hsic": 10.0}},
     "distance": {"weights": {"distance": 0.3}},
     "spread": {"spread": True},
+    "speaker-5": {"weights": {"speaker": 5.0}},
+    "speaker-5-spread": {"weights": {"speaker": 5.0}, "spread": True},
 }
 """What each run changes from the defaults of `Disentangler`."""
 PEOPLE = 6
@@ -198,7 +200,7 @@ def mixed(train: list[Spoken], spoken: list[Spoken], size: int = 64, stride: int
 def train(spoken: list[Spoken], arm: str, seed: int, steps: int) -> Disentangler:
     """A disentangler of one arm."""
     seed_everything(seed, verbose=False)
-    data = ProsodyData(recordings(spoken, "train"), sample_rate=RATE, seed=seed)
+    data = ProsodyData(recordings(spoken, "train"), sample_rate=RATE, max_frames=3000, seed=seed)
     module = Disentangler(sample_rate=RATE, speakers=data.speakers, **ARMS[arm])
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
     Trainer(max_steps=steps, max_epochs=-1, enable_progress_bar=False, **quiet).fit(module, data)
@@ -229,7 +231,7 @@ def main() -> None:
     parser.add_argument("--fsdd", default="fsdd", help="folder of the Free Spoken Digit Dataset")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"some of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm; each draws its own world")
-    parser.add_argument("--steps", type=int, default=800, help="of training")
+    parser.add_argument("--steps", type=int, default=600, help="of training")
     parser.add_argument("--out", type=Path, default=Path("separation"), help="folder of results")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
