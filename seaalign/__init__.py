@@ -45,6 +45,8 @@ _HOME = {
     "read_utterances": "storage",
     "write_triplets": "storage",
     "write_utterances": "storage",
+    "Separation": "audit",
+    "SeparationAudit": "audit",
     "DGSA": "modules",
     "DPO": "modules",
     "Disentangler": "modules",
@@ -56,6 +58,7 @@ _HOME = {
 }
 _ROOMS = (
     "audio",
+    "audit",
     "backbones",
     "callbacks",
     "critique",
@@ -74,6 +77,7 @@ _ROOMS = (
 )
 
 if TYPE_CHECKING:
+    from seaalign.audit import Separation, SeparationAudit
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
     from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
     from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
@@ -117,6 +121,8 @@ __all__ = [
     "read_utterances",
     "write_triplets",
     "write_utterances",
+    "Separation",
+    "SeparationAudit",
     "DGSA",
     "DPO",
     "Disentangler",
@@ -126,6 +132,7 @@ __all__ = [
     "SampleAudio",
     "TemperatureCurriculum",
     "audio",
+    "audit",
     "backbones",
     "callbacks",
     "critique",
