@@ -37,6 +37,7 @@ _HOME = {
     "StepBackbone": "backbones",
     "Unsupported": "backbones",
     "PairData": "data",
+    "ProsodyData": "data",
     "SpeechData": "data",
     "TextData": "data",
     "TripletData": "data",
@@ -48,6 +49,7 @@ _HOME = {
     "SeparationAudit": "audit",
     "DGSA": "modules",
     "DPO": "modules",
+    "Disentangler": "modules",
     "SFT": "modules",
     "TDSC": "modules",
     "ConstraintCheckpoint": "callbacks",
@@ -91,6 +93,9 @@ if TYPE_CHECKING:
     )
     from seaalign.data import PairData, SpeechData, TextData, TripletData
     from seaalign.modules import DGSA, DPO, SFT, TDSC
+    from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
+    from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
+    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler
     from seaalign.records import (
         Candidate,
         Pair,
@@ -122,6 +127,7 @@ __all__ = [
     "StepBackbone",
     "Unsupported",
     "PairData",
+    "ProsodyData",
     "SpeechData",
     "TextData",
     "TripletData",
@@ -133,6 +139,7 @@ __all__ = [
     "SeparationAudit",
     "DGSA",
     "DPO",
+    "Disentangler",
     "SFT",
     "TDSC",
     "ConstraintCheckpoint",
