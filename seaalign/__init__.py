@@ -35,6 +35,7 @@ _HOME = {
     "DecoderOnly": "backbones",
     "LogitsBackbone": "backbones",
     "StepBackbone": "backbones",
+    "StylePrefix": "backbones",
     "Unsupported": "backbones",
     "PairData": "data",
     "SpeechData": "data",
@@ -72,7 +73,7 @@ _ROOMS = (
 )
 
 if TYPE_CHECKING:
-    from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
+    from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, StylePrefix, Unsupported
     from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
     from seaalign.data import PairData, SpeechData, TextData, TripletData
     from seaalign.modules import DGSA, DPO, SFT, TDSC
@@ -105,6 +106,7 @@ __all__ = [
     "DecoderOnly",
     "LogitsBackbone",
     "StepBackbone",
+    "StylePrefix",
     "Unsupported",
     "PairData",
     "SpeechData",
