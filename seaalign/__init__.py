@@ -38,6 +38,7 @@ _HOME = {
     "StylePrefix": "backbones",
     "Unsupported": "backbones",
     "PairData": "data",
+    "ProsodyData": "data",
     "SpeechData": "data",
     "TextData": "data",
     "TripletData": "data",
@@ -47,6 +48,7 @@ _HOME = {
     "write_utterances": "storage",
     "DGSA": "modules",
     "DPO": "modules",
+    "Disentangler": "modules",
     "SFT": "modules",
     "TDSC": "modules",
     "ErosionMonitor": "callbacks",
@@ -75,8 +77,8 @@ _ROOMS = (
 if TYPE_CHECKING:
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, StylePrefix, Unsupported
     from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
-    from seaalign.data import PairData, SpeechData, TextData, TripletData
-    from seaalign.modules import DGSA, DPO, SFT, TDSC
+    from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
+    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler
     from seaalign.records import (
         Candidate,
         Pair,
@@ -109,6 +111,7 @@ __all__ = [
     "StylePrefix",
     "Unsupported",
     "PairData",
+    "ProsodyData",
     "SpeechData",
     "TextData",
     "TripletData",
@@ -118,6 +121,7 @@ __all__ = [
     "write_utterances",
     "DGSA",
     "DPO",
+    "Disentangler",
     "SFT",
     "TDSC",
     "ErosionMonitor",

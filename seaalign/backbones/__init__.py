@@ -10,6 +10,7 @@ from seaalign.backbones.converter import with_converter
 from seaalign.backbones.cosyvoice import CosyVoice
 from seaalign.backbones.csm import CSM
 from seaalign.backbones.decoder import DecoderOnly
+from seaalign.backbones.hidden import hidden_states
 from seaalign.backbones.layouts import LAYOUTS, Layout
 from seaalign.backbones.logits import LogitsBackbone
 from seaalign.backbones.lora import adapters_off, add_lora
@@ -37,6 +38,7 @@ __all__ = [
     "Unsupported",
     "adapters_off",
     "add_lora",
+    "hidden_states",
     "snac_books",
     "snac_tokens",
     "with_converter",

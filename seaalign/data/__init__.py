@@ -5,6 +5,7 @@ from seaalign.data.batching import FrameBatchSampler
 from seaalign.data.loader import FrameLoader
 from seaalign.data.pairs import PairData, load_pairs
 from seaalign.data.prepare import prepare
+from seaalign.data.prosody import ProsodyBatch, ProsodyData
 from seaalign.data.rounds import RoundLoader
 from seaalign.data.shards import Shard, ShardData
 from seaalign.data.speech import SpeechData, load_utterances
@@ -16,6 +17,8 @@ __all__ = [
     "FrameLoader",
     "PairBatch",
     "PairData",
+    "ProsodyBatch",
+    "ProsodyData",
     "RoundLoader",
     "Shard",
     "ShardData",

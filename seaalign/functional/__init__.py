@@ -5,6 +5,7 @@ twins that add up over batches and processes are in :mod:`seaalign.metrics`.
 """
 
 from seaalign.functional.alignment import align, cepstra
+from seaalign.functional.dependence import distance_correlation, hsic
 from seaalign.functional.entropy import count_entropy, entropy_at
 from seaalign.functional.errors import edit_distance, error_rate
 from seaalign.functional.fsq import fsq, fsq_values
@@ -31,6 +32,14 @@ from seaalign.functional.prosody import (
     semitones,
 )
 from seaalign.functional.repetition import Repetition, repetition_rate, repetition_span
+from seaalign.functional.separation import (
+    gaussian_log_likelihood,
+    prosody_regression_loss,
+    reconstruction_loss,
+    reverse_gradient,
+    speaker_adversarial_loss,
+    vclub,
+)
 from seaalign.functional.tokens import token_counts, token_entropy, tokens_per_unit
 
 __all__ = [
@@ -43,6 +52,7 @@ __all__ = [
     "count_entropy",
     "critical_ratio",
     "crossover_weights",
+    "distance_correlation",
     "dpo_loss",
     "edit_distance",
     "energy",
@@ -56,17 +66,24 @@ __all__ = [
     "f0_std",
     "fsq",
     "fsq_values",
+    "gaussian_log_likelihood",
+    "hsic",
     "implicit_reward",
     "ipo_loss",
     "mixture_entropy",
     "mixture_entropy_slope",
     "preference_margin",
+    "prosody_regression_loss",
+    "reconstruction_loss",
     "repetition_rate",
     "repetition_span",
+    "reverse_gradient",
     "semitones",
     "sequence_logp",
     "sft_anchor",
+    "speaker_adversarial_loss",
     "token_counts",
     "token_entropy",
     "tokens_per_unit",
+    "vclub",
 ]
