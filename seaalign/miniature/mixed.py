@@ -24,7 +24,7 @@ from seaalign.records import Speech
 TEXT = 20
 """Text ids: digit d at place s of a text of one or two digits is 10 s + d, as a small model loses its place."""
 _NOBODY = torch.cat([torch.full((N_MELS,), -5.0), torch.tensor([5.0])])  # mel and log F0 that all are relative to
-_PITCH, _VOICING = 1.5, 6.0  # weights beside the mel bands: a semitone, and being voiced
+_PITCH, _VOICING = 4.0, 6.0  # weights beside the mel bands: a semitone, and being voiced
 
 
 class MixedCodec(Codec):
