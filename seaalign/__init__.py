@@ -35,6 +35,7 @@ _HOME = {
     "DecoderOnly": "backbones",
     "LogitsBackbone": "backbones",
     "StepBackbone": "backbones",
+    "StylePrefix": "backbones",
     "Unsupported": "backbones",
     "PairData": "data",
     "ProsodyData": "data",
@@ -82,7 +83,7 @@ _ROOMS = (
 
 if TYPE_CHECKING:
     from seaalign.audit import Separation, SeparationAudit
-    from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, Unsupported
+    from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, StylePrefix, Unsupported
     from seaalign.callbacks import (
         ConstraintCheckpoint,
         DriftStop,
@@ -91,9 +92,6 @@ if TYPE_CHECKING:
         SaturationAlert,
         TemperatureCurriculum,
     )
-    from seaalign.data import PairData, SpeechData, TextData, TripletData
-    from seaalign.modules import DGSA, DPO, SFT, TDSC
-    from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
     from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
     from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler
     from seaalign.records import (
@@ -125,6 +123,7 @@ __all__ = [
     "DecoderOnly",
     "LogitsBackbone",
     "StepBackbone",
+    "StylePrefix",
     "Unsupported",
     "PairData",
     "ProsodyData",

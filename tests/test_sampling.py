@@ -107,7 +107,7 @@ def test_what_cannot_be_sampled_is_refused():
         dual_mode(Toy(), speech(3, styled=False))
     toy = Toy()
     toy.features = {"timbre"}
-    with pytest.raises(Unsupported, match=r"Toy does not declare \['style'\].*it has not: SFT"):
+    with pytest.raises(Unsupported, match=r"Toy does not declare \['style'\].*it has not: seaalign.StylePrefix"):
         require_separation(toy, "DGSA")
 
 

@@ -17,6 +17,7 @@ from seaalign.backbones.lora import adapters_off, add_lora
 from seaalign.backbones.qwen3tts import Qwen3TTS
 from seaalign.backbones.snac import snac_books, snac_tokens
 from seaalign.backbones.step import StepBackbone
+from seaalign.backbones.style_prefix import StylePrefix
 from seaalign.backbones.vllm import VLLM
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "LogitsBackbone",
     "Qwen3TTS",
     "StepBackbone",
+    "StylePrefix",
     "Unsupported",
     "adapters_off",
     "add_lora",

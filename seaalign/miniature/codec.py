@@ -43,6 +43,9 @@ class Codec(nn.Module):
         temperature: Standard deviation of the flow's starting noise, relative to the data's.
     """
 
+    reach = 12.0
+    """Farthest that decoded F0 goes from that of the timbre, in semitones."""
+
     def __init__(self, codes: int = 100, frame_rate: int = 50, width: int = 112, temperature: float = 0.3) -> None:
         super().__init__()
         if FRAME_RATE % frame_rate:
@@ -125,8 +128,12 @@ class Codec(nn.Module):
         content = torch.cdist((mel - self.mean) @ self.basis, self.centroids).argmin(dim=1)
         prosody = torch.where(voiced, torch.bucketize(pitch, self.edges) + 1, 0)
         tokens = torch.full((len(place),), self.pause)
-        tokens[place] = content * CLASSES + prosody
+        tokens[place] = self.joined(content, prosody)
         return tokens
+
+    def joined(self, content: Tensor, prosody: Tensor) -> Tensor:
+        """The token of a content code and a prosody class."""
+        return content * CLASSES + prosody
 
     def windows(self, frames: Frames, row: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Cut words into token windows.
@@ -194,7 +201,7 @@ class Codec(nn.Module):
         """Frames of mel (F, N_MELS) and F0 (F,) of one row; pauses become silence of `PAUSE_SECONDS`."""
         frames = x.view(len(tokens), self.stack, N_MELS + 2)
         mel = frames[..., :N_MELS] * _SPREAD + row[:N_MELS]
-        semitones = (frames[..., N_MELS] * _SEMITONES).clamp(-12, 12)
+        semitones = (frames[..., N_MELS] * _SEMITONES).clamp(-self.reach, self.reach)
         f0 = torch.exp(row[N_MELS] + semitones / _SEMITONES_PER_NEPER)
         f0 = torch.where(frames[..., N_MELS + 1] > 0, f0, 0.0)
         silence = round(PAUSE_SECONDS * FRAME_RATE)

@@ -30,7 +30,8 @@ def require_separation(backbone: Backbone, who: str) -> None:
         raise Unsupported(
             f"{who} needs a backbone with the features 'style' and 'timbre', and {type(backbone).__name__} does not "
             f"declare {missing}. If the model has them, pass them on in an adapter and name them in its `features`; if "
-            "it has not: SFT, and the losses of seaalign.functional on pairs of your own, need neither."
+            "it has not: seaalign.StylePrefix adds both to a DecoderOnly backbone (docs/disentangle.md). SFT, and the "
+            "losses of seaalign.functional on pairs of your own, need neither."
         )
 
 

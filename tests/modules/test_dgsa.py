@@ -147,7 +147,9 @@ def test_the_weights_of_the_paper():
 def test_a_backbone_without_separation_is_refused_with_a_way_out(lacking):
     toy = Toy()
     toy.features = {"style", "timbre"} - {lacking}
-    with pytest.raises(Unsupported, match=rf"DGSA needs.*Toy does not declare \['{lacking}'\].*it has not: SFT"):
+    with pytest.raises(
+        Unsupported, match=rf"DGSA needs.*Toy does not declare \['{lacking}'\].*it has not: seaalign.StylePrefix"
+    ):
         DGSA(toy, 0.8)
 
 

@@ -87,6 +87,20 @@ def plain_example():
     return example(MyAdapter)
 
 
+def prefixed(make):
+    from seaalign import StylePrefix
+    from tests.backbones.test_style_prefix import LEVELS, TIMBRE, prompts
+
+    backbone = make()
+    return StylePrefix(backbone, LEVELS, TIMBRE, vectors=3, hidden=16, frozen=False), prompts(), 12, None
+
+
+def prefixed_example():
+    from tests.backbones.test_style_prefix import Mixed
+
+    return prefixed(lambda: own(Mixed))
+
+
 AUDIO = pytest.mark.audio  # not for sound: transformers itself imports torchaudio where it finds it installed
 # each with how it scores rows that share a prompt: in one packed row, or padded behind a prompt that is read once
 ADAPTERS = [
@@ -100,6 +114,8 @@ ADAPTERS = [
     pytest.param(qwen3tts, False, id="Qwen3-TTS", marks=AUDIO),
     pytest.param(plain_example, False, id="your_own_model.py"),
     pytest.param(example, True, id="your_own_model.py with packing"),
+    pytest.param(prefixed_example, True, id="StylePrefix on your_own_model.py"),
+    pytest.param(lambda: prefixed(lambda: causal("Llama")), True, id="StylePrefix on Llama", marks=AUDIO),
     pytest.param(miniature, False, id="miniature"),
     pytest.param(lambda: (Toy(), ragged_prompts(timbre=True, codes=10), 10, None), False, id="GRU"),
     pytest.param(lambda: (built(TwoBookLSTM), ragged_prompts(), CODES, 2), False, id="two-book LSTM"),
