@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,21 +13,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones.base import evaluating
 from seaalign.backbones.caches import cache_name, roomy
+from seaalign.backbones.fixed import Fixed, can_fix
 from seaalign.backbones.packing import IMPLEMENTATION, Packing, forget, takes_packing, why_not_packed
 from seaalign.backbones.pretrained import frequencies_kept
+from seaalign.backbones.reading import State as _State
 from seaalign.backbones.sharing import Sharing, can_share
 from seaalign.backbones.step import StepBackbone
 from seaalign.records import Prompt, Speech
-
-
-class _State(NamedTuple):
-    cache: Any
-    seen: Tensor  # (B, S) bool: which cache slots hold something; short prompts leave holes. Of no use while sharing
-    length: Tensor  # (B,) tokens read so far = next position
-    step: int  # speech frames read so far
-    whole: bool = False  # no holes, and a body that needs no mask then
-    shares: bool = False  # may rows that answer one prompt share its part of the cache?
-    sharing: Sharing | None = None  # then the prompts are here, and the cache holds what rows have said
 
 
 class DecoderOnly(StepBackbone):
@@ -52,6 +44,7 @@ class DecoderOnly(StepBackbone):
             is cut there.
         windowed: does the body attend to a window of cache slots? Then prompts are put to the right of a batch, where
             slots and positions keep step.
+        graphed: draw from buffers of fixed shape, so that a step is one CUDA graph on a GPU; off, as it is unmeasured.
 
     Example:
         See examples/your_own_model.py: a complete adapter in under 60 lines.
@@ -60,6 +53,7 @@ class DecoderOnly(StepBackbone):
     body: Callable[..., Any]
     context: int | None = None
     windowed: bool = False
+    graphed: bool = False
 
     @abstractmethod
     def embed_prompt(self, prompt: Prompt) -> Tensor:
@@ -138,6 +132,10 @@ class DecoderOnly(StepBackbone):
         """Can rows share the prompt that they answer, while they are drawn?"""
         return bool(self._tried("sharing", like, lambda: can_share(self.body, self._call_body, like)))
 
+    def _fixes(self, like: Tensor) -> bool:
+        """Can rows be drawn from buffers of fixed shape?"""
+        return bool(self._tried("fixed", like, lambda: can_fix(self._call_body, like)))
+
     def _tried(self, what: str, like: Tensor, trial: Callable[[], Any]) -> Any:
         """What came of a trial; made once per body, its attention, and type of numbers."""
         body = getattr(self.body, "__func__", self.body)  # a method is another object each time
@@ -169,11 +167,12 @@ class DecoderOnly(StepBackbone):
             return output[:, -1], _State(roomy(cache), places >= 0, length, 0)
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         seen = positions < length[:, None]
-        shares = not torch.is_grad_enabled() and self._shares(heads[0])
+        fixes = self.graphed and not torch.is_grad_enabled() and self._fixes(heads[0])
+        shares = not fixes and not torch.is_grad_enabled() and self._shares(heads[0])
         output, cache = self._call_body(x, None, positions, None, use_cache=True)
         feature = output[torch.arange(len(x), device=x.device), length - 1]
         even = len({len(head) for head in heads}) == 1 and hasattr(self.body, "config")
-        return feature, _State(roomy(cache), seen, length, 0, even, shares)
+        return feature, _State(roomy(cache), seen, length, 0, even, shares, fixes)
 
     def extend(self, state: _State, tokens: Tensor) -> tuple[Tensor, _State]:
         x = self.embed_speech(tokens, state.step)
@@ -183,13 +182,18 @@ class DecoderOnly(StepBackbone):
         if state.sharing is None:
             state = state._replace(seen=torch.cat([state.seen, state.seen.new_ones(x.shape[:2])], dim=1))
         mask = None if state.whole or state.sharing is not None else state.seen
-        output, cache = self._call_body(x, mask, places, state.cache, use_cache=True, sharing=state.sharing)
-        cache = cache if state.step else roomy(cache)
+        if isinstance(state.cache, Fixed):
+            output, cache = state.cache.step(self._call_body, x, places), state.cache
+        else:
+            output, cache = self._call_body(x, mask, places, state.cache, use_cache=True, sharing=state.sharing)
+            cache = cache if state.step else roomy(cache)
         return output, state._replace(cache=cache, length=state.length + x.shape[1], step=state.step + x.shape[1])
 
     def select(self, state: _State, rows: Tensor) -> _State:
         seen, length = (values.index_select(0, rows) for values in (state.seen, state.length))
         cache, sharing = state.cache, state.sharing
+        if state.fixes and not state.step and (fixed := Fixed.of(cache, state.seen, rows)) is not None:
+            return state._replace(cache=fixed, seen=seen, length=length, fixes=False)
         if state.shares and not state.step and len(rows) >= 2 * len(state.length):
             sharing = Sharing.of(cache, state.seen, rows)
             if sharing is not None:

@@ -47,11 +47,11 @@ class Sharing:
             seen: which of its slots hold something (P, L).
             owner: the prompt of each row (B,).
         """
-        layers = getattr(cache, "layers", None)
-        if not layers or any(type(layer).__name__ not in ("DynamicLayer", "RoomyLayer") for layer in layers):
+        layers = plain_layers(cache)
+        if not layers:
             return None
         holes = None if bool(seen.all()) else ~seen[:, None, None]
-        return cls([x.keys for x in layers], [x.values for x in layers], holes, owner, *_placed(owner, len(seen)))
+        return cls([k for k, _ in layers], [v for _, v in layers], holes, owner, *_placed(owner, len(seen)))
 
     def select(self, rows: Tensor) -> Sharing:
         """Some of the rows; prompts that nobody answers any more go once they are more than half."""
@@ -101,6 +101,13 @@ class Sharing:
         """And back."""
         x = x.unflatten(2, (self.most, -1)).transpose(1, 2).flatten(0, 1)
         return x if self.slot is None else x.index_select(0, self.slot)
+
+
+def plain_layers(cache: Any) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer of a Hugging Face cache; none of other kinds of caches or layers."""
+    layers = getattr(cache, "layers", None) or []
+    plain = all(type(layer).__name__ in ("DynamicLayer", "RoomyLayer") for layer in layers)
+    return [(layer.keys, layer.values) for layer in layers] if plain else []
 
 
 def _placed(owner: Tensor, prompts: int) -> tuple[int, Tensor | None]:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys, row_limits, seed_of
 from seaalign.backbones.drawing import Draw, Rows, draw_rows, in_waves
+from seaalign.backbones.reordered import reordered
 from seaalign.functional.likelihood import chosen_logp, head_logp
 from seaalign.records import Prompt, Speech
 
@@ -220,5 +221,5 @@ class StepBackbone(Backbone):
                 part = part._replace(most=torch.minimum(part.most, room[owner]))
             return draw_rows(self, feature.index_select(0, owner), self.select(state, owner), part, top_p)
 
-        with evaluating(self):
+        with evaluating(self), reordered(self, self.linear_head if self._scores_by("linear_head") else None):
             return in_waves(draw, len(rows.key), self.wave)
