@@ -46,6 +46,8 @@ _HOME = {
     "read_utterances": "storage",
     "write_triplets": "storage",
     "write_utterances": "storage",
+    "Separation": "audit",
+    "SeparationAudit": "audit",
     "DGSA": "modules",
     "DPO": "modules",
     "Disentangler": "modules",
@@ -57,6 +59,7 @@ _HOME = {
 }
 _ROOMS = (
     "audio",
+    "audit",
     "backbones",
     "callbacks",
     "critique",
@@ -75,6 +78,7 @@ _ROOMS = (
 )
 
 if TYPE_CHECKING:
+    from seaalign.audit import Separation, SeparationAudit
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, StylePrefix, Unsupported
     from seaalign.callbacks import ErosionMonitor, SampleAudio, TemperatureCurriculum
     from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
@@ -119,6 +123,8 @@ __all__ = [
     "read_utterances",
     "write_triplets",
     "write_utterances",
+    "Separation",
+    "SeparationAudit",
     "DGSA",
     "DPO",
     "Disentangler",
@@ -128,6 +134,7 @@ __all__ = [
     "SampleAudio",
     "TemperatureCurriculum",
     "audio",
+    "audit",
     "backbones",
     "callbacks",
     "critique",

@@ -17,7 +17,20 @@ PACKAGE = ROOT / "seaalign"
 
 FLOW = (
     *("records", "storage", "functional", "metrics", "audio", "backbones", "judges", "sampling"),
-    *("pairs", "critique", "data", "audit", "modules", "callbacks", "stages", "report", "testing", "miniature", "demo", "cli"),
+    *(
+        "pairs",
+        "critique",
+        "data",
+        "audit",
+        "modules",
+        "callbacks",
+        "stages",
+        "report",
+        "testing",
+        "miniature",
+        "demo",
+        "cli",
+    ),
 )
 TOP_LEVEL = {"pyproject.toml", "README.md", "LICENSE", "seaalign", "examples", "tests", "docs"}
 SOUND = {"torchaudio", "speechbrain", "soundfile"}

@@ -1,4 +1,4 @@
-"""Fixed-size features of token rows, for probes: how often each token occurs, which follow which, how long, how varied."""
+"""Fixed-size features of token rows, for probes: how often tokens occur, which follow which, how long, how varied."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def timbre_features(timbres: Sequence[Any]) -> Tensor:
     """
     parts = [[leaf.detach().cpu().float() for leaf in tree_leaves(t) if isinstance(leaf, Tensor)] for t in timbres]
     if len({len(row) for row in parts}) != 1 or not parts[0]:
-        raise ValueError("timbres must be tensors, or nests of them, and alike: nothing can be read from them as they are")
+        raise ValueError(
+            "timbres must be tensors, or nests of them, and alike: nothing can be read from them as they are"
+        )
     columns = []
     for leaves in zip(*parts, strict=True):
         if len({leaf.shape for leaf in leaves}) == 1:

@@ -84,7 +84,8 @@ def probe_labels(
         features: (N, D), finite.
         labels: what to name (N,), for instance the speaker.
         groups: (N,) rows with equal values are never on both sides: utterance or text; `together` joins both.
-        kind: "linear" (ridge regression on indicators) or "mlp" (one hidden layer).
+        kind: "linear" (ridge regression on indicators; in very few dimensions a label that lies between two others is
+            masked) or "mlp" (one hidden layer).
         folds: parts that the groups are dealt into.
         seed: of the dealing, and of the network's first weights.
         confidence: of the interval.

@@ -68,7 +68,7 @@ class ProsodyBatch:
 
     def to(self, device: Any) -> ProsodyBatch:
         """A copy on another device."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
         return ProsodyBatch(**moved)
 
 

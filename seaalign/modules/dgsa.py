@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from seaalign.audit.watch import warn_before_training
 from seaalign.backbones.base import Backbone
 from seaalign.data.batches import TripletBatch
 from seaalign.data.triplets import TripletData
@@ -95,6 +96,11 @@ class DGSA(Preference):
         self.backbone = backbone
         self.weights, self.sft_weight = balance(alpha, critical, weights, sft_weight, below_critical)
         self.pair_loss = pair_objective(loss, beta, label_smoothing)
+
+    def on_train_start(self) -> None:
+        """As every preference module; and a look at whether the style tokens identify the speaker."""
+        super().on_train_start()
+        warn_before_training(self.trainer, self.backbone)
 
     def loss(self, batch: TripletBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted preference losses and the SFT anchor (eq. 10), and what to log."""

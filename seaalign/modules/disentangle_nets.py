@@ -96,6 +96,7 @@ class ProsodyEncoder(nn.Module):
         super().__init__()
         self.entry, self.first, self.second = entry, Layers((dim, dim)), Layers((dim, dim))
         self.out, self.stride, self.spread, self.only = nn.Linear(dim, channels), stride, spread, only
+        nn.init.normal_(self.out.weight, std=4 * dim**-0.5)  # else all ids are the middle one at first, for long
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, ...) to (B, M, C)."""

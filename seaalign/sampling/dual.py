@@ -205,7 +205,7 @@ def _strangers(prompts: list[Prompt], seed: int) -> list[Prompt]:
     if len(prompts) < 2:
         raise ValueError("pairing='shuffled' needs at least two utterances: there is no other voice to take")
     ring = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()
-    voices = [_voice(prompt) for prompt in prompts]
+    voices = [voice_key(prompt) for prompt in prompts]
     strangers = list(prompts)
     for at, row in enumerate(ring):  # the next one along a random ring with another timbre; if all are alike, the next
         after = ring[at + 1 :] + ring[:at]
@@ -214,6 +214,7 @@ def _strangers(prompts: list[Prompt], seed: int) -> list[Prompt]:
     return strangers
 
 
-def _voice(prompt: Prompt) -> tuple[Any, ...]:
+def voice_key(prompt: Prompt) -> tuple[Any, ...]:
+    """What tells voices apart where nobody names speakers: equal timbres have equal keys; () without a timbre."""
     leaves = tree_leaves(prompt.timbre)
     return tuple(content_key([leaf], 0) if isinstance(leaf, Tensor) else leaf for leaf in leaves)

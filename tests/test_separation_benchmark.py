@@ -1,0 +1,62 @@
+"""The study of the separation: what its probes are given, by hand, and one whole examination on a minute world."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from seaalign import Disentangler
+
+pytestmark = pytest.mark.audio
+
+
+@pytest.fixture(scope="module")
+def study():
+    folder = str(Path(__file__).resolve().parent.parent / "examples" / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        yield import_module("separation")
+    finally:
+        sys.path.remove(folder)
+        sys.modules.pop("separation", None)
+
+
+def test_steps_are_paired_with_the_contour_that_they_cover(study):
+    values = torch.tensor([[1.0], [2.0], [3.0]])
+    curve = torch.tensor([0.0, 2.0, torch.nan, torch.nan, 7.0])  # mean 3; steps of two frames: 1, unvoiced, 7
+    x, y, groups = study.step_rows([values], [curve], ["a"], 2)
+    assert x.tolist() == [[0.0, 1.0, 2.0], [2.0, 3.0, 0.0]] and y.tolist() == [-2.0, 4.0] and groups == ["a", "a"]
+
+
+def test_decoded_r2_takes_the_timbre_of_the_next_utterance_of_the_speaker(study):
+    class Perfect:
+        asked: torch.Tensor
+
+        def resynthesise(self, codes, timbres):
+            self.asked = timbres
+            return [
+                torch.tensor([[0.0, 1, 0], [2.0, 1, 0]]),
+                torch.tensor([[5.0, 1, 0], [7.0, 1, 0]]),
+                torch.zeros(2, 3),
+            ]
+
+    module, timbres = Perfect(), torch.tensor([[1.0], [2.0], [3.0]])
+    curves = [torch.tensor([0.0, 2.0]), torch.tensor([5.0, 7.0]), torch.tensor([9.0, 11.0])]
+    r2 = study.decoded_r2(module, [torch.zeros(1)] * 3, timbres, curves, ["a", "b", "a"])
+    assert module.asked.tolist() == [[3.0], [2.0], [1.0]]
+    # a: mean 5.5; squares 30.25 + 12.25 + 12.25 + 30.25, wrong by 81 + 121; b: mean 6, squares 1 + 1, wrong by 0
+    assert r2 == pytest.approx(1 - 202 / 87)
+
+
+def test_a_minute_world_is_examined(study):
+    heard, probed = study.voice_world(0, texts=66, words=1)
+    assert len(heard) == 360 and len(probed) == 36 and {s.text for s in probed[:6]} == {probed[0].text}
+    torch.manual_seed(0)
+    found = study.examine(Disentangler(sample_rate=8000, weights={"speaker": 0.0}, dim=16), probed)
+    assert set(study._KEYS) <= set(found)
+    assert found["speaker_code"]["value"] == max(found[f"speaker_code_{k}"]["value"] for k in ("ids", "values"))
+    assert found["speaker_code"]["chance"] == pytest.approx(1 / 6)
