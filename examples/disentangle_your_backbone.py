@@ -37,7 +37,7 @@ from seaalign.miniature.vocoder import bridge
 from seaalign.records import Recording, Style
 
 VOICES = ["ada", "ben", "fin"]
-WORD = (7,)
+WORD = (9,)  # voiced throughout: all of its contour is heard
 
 
 def say(count: int, expressive: bool, seed: int) -> list[Spoken]:
@@ -157,10 +157,10 @@ def main() -> None:
 
 
 def prosodies(seed: int) -> list[Spoken]:
-    """Three ways to say one word, of those tried the ones least like each other: three people's falls and rises."""
+    """Three ways to say one word, of those tried the ones least like each other."""
     g = torch.Generator().manual_seed(seed + 70)
     tried = [voice.say(WORD, VOICES[i % 3], True, g) for i in range(40)]
-    chosen = [max(tried, key=lambda one: float(contour(one.f0).std()))]
+    chosen = tried[:1]
     while len(chosen) < 3:
         chosen.append(min(tried, key=lambda one: max(correlation(one.f0, other.f0) for other in chosen)))
     return chosen

@@ -2,8 +2,8 @@
 
     python examples/benchmarks/end_to_end_separation.py --seeds 3
 
-Each run makes `FOLDER/SEED/numbers.json` (three to six minutes of one core); runs that are there are not repeated. DGSA
-starts twice from one model: on its own pairs, and on pairs of strangers (the paper's ablation "random speaker pairing").
+Each run makes `FOLDER/SEED/numbers.json` in three to six minutes of a core; runs that are there are not repeated.
+DGSA begins twice at one model: on its own pairs, and on pairs of strangers (the paper's "random speaker pairing").
 """
 
 from __future__ import annotations
