@@ -126,10 +126,14 @@ class Codec(nn.Module):
             raise ValueError("this codec has not been fitted: call seaalign.miniature.codec_fit.fit or Codec.load")
         mel, pitch, voiced, place = self.windows(frames, row)
         content = torch.cdist((mel - self.mean) @ self.basis, self.centroids).argmin(dim=1)
-        prosody = torch.where(voiced, torch.bucketize(pitch, self.edges) + 1, 0)
+        prosody = torch.where(voiced, self.pitch_class(pitch), 0)
         tokens = torch.full((len(place),), self.pause)
         tokens[place] = self.joined(content, prosody)
         return tokens
+
+    def pitch_class(self, semitones: Tensor) -> Tensor:
+        """Prosody class, 1 or above, of voiced windows whose F0 is so many semitones above that of the timbre."""
+        return torch.bucketize(semitones, self.edges) + 1
 
     def joined(self, content: Tensor, prosody: Tensor) -> Tensor:
         """The token of a content code and a prosody class."""
