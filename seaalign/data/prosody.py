@@ -174,13 +174,17 @@ class ProsodyData(FrameDataModule):
         return self._loader(self.val, training=False) if self.val else []
 
     def _loader(self, rows: list[_Row], training: bool) -> FrameLoader[ProsodyBatch]:
+        peers: dict[int, list[_Row]] = {}
+        for row in rows:
+            peers.setdefault(row.speaker, []).append(row)
+
         def collate(chosen: list[int], epoch: int) -> ProsodyBatch:
-            return self._collate([rows[i] for i in chosen], rows, epoch if training else 0)
+            return self._collate([rows[i] for i in chosen], peers, epoch if training else 0)
 
         return self.loader([len(row.inputs) for row in rows], self.max_frames, self.seed, collate, training)
 
-    def _collate(self, chosen: list[_Row], rows: list[_Row], epoch: int) -> ProsodyBatch:
-        partners = [self._partner(row, rows, epoch) for row in chosen]
+    def _collate(self, chosen: list[_Row], peers: dict[int, list[_Row]], epoch: int) -> ProsodyBatch:
+        partners = [self._partner(row, peers[row.speaker], epoch) for row in chosen]
         prosody = [row.heard.at(len(row.inputs)) for row in chosen]
         return ProsodyBatch(
             pad_sequence([row.inputs for row in chosen], batch_first=True),
@@ -195,10 +199,10 @@ class ProsodyData(FrameDataModule):
             [row.id for row in chosen],
         )
 
-    def _partner(self, row: _Row, rows: list[_Row], epoch: int) -> _Row:
+    def _partner(self, row: _Row, peers: list[_Row], epoch: int) -> _Row:
         """Another utterance of the speaker, drawn by id and epoch, so that a resumed run draws the same."""
-        others = [other for other in rows if other.speaker == row.speaker >= 0 and other is not row]
-        if not others:
+        if row.speaker < 0 or len(peers) < 2:
             return row
         key = content_key([torch.tensor(list(row.id.encode()))], self.seed)
-        return others[int(float(uniforms(torch.tensor([key]), epoch)) * len(others))]
+        drawn = int(float(uniforms(torch.tensor([key]), epoch)) * (len(peers) - 1))
+        return peers[drawn] if peers[drawn] is not row else peers[-1]
