@@ -204,5 +204,6 @@ class ProsodyData(FrameDataModule):
         if row.speaker < 0 or len(peers) < 2:
             return row
         key = content_key([torch.tensor(list(row.id.encode()))], self.seed)
+        own = next(i for i, peer in enumerate(peers) if peer is row)
         drawn = int(float(uniforms(torch.tensor([key]), epoch)) * (len(peers) - 1))
-        return peers[drawn] if peers[drawn] is not row else peers[-1]
+        return peers[drawn + (drawn >= own)]
