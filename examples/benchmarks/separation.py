@@ -33,8 +33,9 @@ from torch import Tensor
 from seaalign import Disentangler, ProsodyData, Recording
 from seaalign.audit import probe_labels, probe_values
 from seaalign.audit.features import token_features
-from seaalign.data.hearing import hear
+from seaalign.data.hearing import REFERENCE, hear
 from seaalign.functional import fsq_values
+from seaalign.functional.prosody import semitones
 from seaalign.miniature.fsdd import JUDGE, TRAIN, Fsdd, splice
 from seaalign.miniature.spoken import RATE, Spoken
 from seaalign.miniature.voice import SPEAKERS, say
@@ -72,9 +73,9 @@ def fsdd_world(path: str, seed: int) -> tuple[list[Spoken], list[Spoken]]:
     """Strings of three recordings, each recording in one string; takes 5-24 for training, 25-49 for probes."""
     corpus, generator = Fsdd(path, [*TRAIN, *JUDGE]), torch.Generator().manual_seed(seed)
     worlds = []
-    for takes, rounds in ((TRAIN, 1), (JUDGE, 1)):
+    for takes in (TRAIN, JUDGE):
         said = []
-        for take in [t for t in takes for _ in range(rounds)]:
+        for take in takes:
             order = torch.randperm(10, generator=generator).tolist()
             for words in (order[:3], order[3:6], order[6:9]):
                 for person in corpus.speakers:
@@ -99,7 +100,7 @@ def contours(spoken: list[Spoken]) -> list[Tensor]:
             rows.append(torch.where(frames[:, 1] > 0, frames[:, 0], torch.nan))
         else:
             known = s.f0[: len(frames)]
-            rows.append(torch.where(known > 0, 12 * torch.log2(known.clamp(min=1) / 100), torch.nan))
+            rows.append(torch.where(known > 0, semitones(known, REFERENCE), torch.nan))
     return rows
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from seaalign.audit.readers import linear, mlp
-from seaalign.audit.splits import group_folds
+from seaalign.audit.splits import group_folds, together
 
 Kind = Literal["linear", "mlp"]
 _READERS = {"linear": linear, "mlp": mlp}
@@ -167,10 +167,7 @@ def probe_values(
     y = y[:, y.std(0, correction=0) > 1e-9] if len(y) else y
     if not y.numel():
         raise ValueError("no value varies, so there is nothing to predict: check how the values were measured")
-    classes = None
-    if within is not None:
-        numbers = {label: i for i, label in enumerate(dict.fromkeys(within))}
-        classes = torch.tensor([numbers[label] for label in within])
+    classes = None if within is None else torch.tensor(together(within))
     errors, base = torch.zeros_like(y), torch.zeros_like(y)
     dealt = group_folds(group, folds, seed, classes)
     for fold in dealt.unique().tolist():
@@ -192,8 +189,7 @@ def _rows(features: Tensor, groups: Sequence[Hashable]) -> tuple[Tensor, Tensor]
     wrong = int((~x.isfinite()).any(1).sum())
     if wrong:
         raise ValueError(f"{wrong} of {len(x)} rows of features hold NaN or infinite numbers: drop them first")
-    numbers = {key: i for i, key in enumerate(dict.fromkeys(groups))}
-    return x, torch.tensor([numbers[key] for key in groups])
+    return x, torch.tensor(together(groups))
 
 
 def _examine(x: Tensor, y: Tensor, group: Tensor, labels: Tensor, kind: Kind, folds: int, seed: int) -> Tensor:

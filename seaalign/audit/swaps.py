@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seaalign.audit.splits import together
 from seaalign.backbones.base import Backbone, evaluating
 from seaalign.backbones.sound import sound, steady
 from seaalign.functional.alignment import align, cepstra
@@ -152,9 +153,7 @@ def hear(
     embed: Embedder | None,
 ) -> Heard:
     """Measure what `perform` gave; without an embedder the similarities are NaN."""
-    numbers: dict[Any, int] = {}
-    texts = [tuple(utterances[first].prompt.text.tolist()) for first, _ in pairs]
-    text = torch.tensor([numbers.setdefault(t, len(numbers)) for t in texts])
+    text = torch.tensor(together([tuple(utterances[first].prompt.text.tolist()) for first, _ in pairs]))
     similarity = torch.full((len(WAYS), len(pairs), 2), torch.nan)
     if embed is not None and known:
         for i, way in enumerate(WAYS):

@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.stride, self.entry = stride, nn.Linear(channels, dim)
         self.layers, self.out = Layers((dim, dim, dim)), nn.Linear(dim, 3)
-        self.register = nn.Sequential(nn.Linear(timbre, dim), nn.GELU(), nn.Linear(dim, 4))
+        self.register = mlp(timbre, dim, 4)
         self.voice = nn.Linear(timbre, BANDS)
 
     def forward(self, values: Tensor, timbre: Tensor, mask: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class Reader(nn.Module):
     def __init__(self, channels: int, dim: int, out: int) -> None:
         super().__init__()
         self.layers = Layers((channels, dim, dim), 3)
-        self.head = nn.Sequential(nn.Linear(2 * (dim + channels), dim), nn.GELU(), nn.Linear(dim, out))
+        self.head = mlp(2 * (dim + channels), dim, out)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """(B, M, C) to (B, out)."""

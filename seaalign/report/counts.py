@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seaalign.storage.streams import TokenBatch, stream_tokens
+from seaalign.storage.streams import stream_tokens
 
 GROUPS = 100
 
@@ -48,9 +48,8 @@ class Counted:
         wide = self.widened(int(tokens.max()) + 1)
         codes = wide.groups.shape[1]
         place = torch.from_numpy(np.repeat(group, lengths) * codes + tokens)
-        wide.groups += torch.bincount(place, minlength=GROUPS * codes).view(GROUPS, codes)
-        wide.utterances = wide.utterances + torch.bincount(torch.from_numpy(group), minlength=GROUPS)
-        return wide
+        groups = wide.groups + torch.bincount(place, minlength=GROUPS * codes).view(GROUPS, codes)
+        return Counted(groups, wide.utterances + torch.bincount(torch.from_numpy(group), minlength=GROUPS))
 
     def drawn(self, generator: torch.Generator) -> Tensor:
         """Counts (V,) of as many groups, drawn with replacement among those that hold something."""
@@ -73,16 +72,13 @@ def count(paths: Iterable[str | Path]) -> dict[str, Counted]:
         for batch in stream_tokens(path):
             if int(batch.tokens.min()) < 0:
                 raise ValueError(f"{path} holds token id {int(batch.tokens.min())}: strip padding and end tokens")
+            group = np.array([zlib.crc32(key.encode()) % GROUPS for key in batch.ids])
+            sources = np.array(batch.sources)
             for source in sorted(set(batch.sources)):
-                found[source] = found.get(source, Counted()).add(*_of(batch, source))
+                mine = sources == source
+                tokens = batch.tokens[np.repeat(mine, batch.lengths)]
+                found[source] = found.get(source, Counted()).add(tokens, batch.lengths[mine], group[mine])
     return found
-
-
-def _of(batch: TokenBatch, source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    mine = np.array([name == source for name in batch.sources])
-    tokens = batch.tokens[np.repeat(mine, batch.lengths)]
-    group = np.array([zlib.crc32(key.encode()) % GROUPS for key in batch.ids])
-    return tokens, batch.lengths[mine], group[mine]
 
 
 def merged(parts: Iterable[Counted]) -> Counted:
