@@ -106,17 +106,17 @@ def sft(folder: Path, sizes: Sizes, seed: int, progress: Any = iter) -> str:
     """The policy to improve: fine-tuned on little flat speech; before that, where asked for, on a foreign language."""
     start = policy(folder, seed)
     if sizes.prior_steps:
-        _fit(start, SFT_LR, foreign(folder, seed), sizes.prior_steps, seed, iter)
+        _fit(start, SFT_LR, foreign(folder, seed), sizes.prior_steps, seed, iter, sizes.device)
     runner = _fit(
         start, PRIOR_SFT_LR if sizes.prior_steps else SFT_LR, scarce(folder, sizes, seed), sizes.scarce_steps, seed,
-        progress,
+        progress, sizes.device,
     )  # fmt: skip
     return save(runner, folder, BASE)
 
 
-def _fit(start: Any, lr: float, speech: list[Utterance], steps: int, seed: int, progress: Any) -> Any:
+def _fit(start: Any, lr: float, speech: list[Utterance], steps: int, seed: int, progress: Any, device: str) -> Any:
     module = SFT(start, lr=lr, weight_decay=0.01, warmup_steps=steps // 10, schedule="cosine")
-    runner = trainer(steps, progress)
+    runner = trainer(steps, progress, device)
     runner.fit(module, SpeechData(speech, max_frames=MAX_FRAMES, seed=seed))
     return runner
 
@@ -135,7 +135,7 @@ def criticise(
         seed=seed, **arm,
     )  # fmt: skip
     data = TextData(sentences(folder, sizes, seed), sft=scarce(folder, sizes, seed), replay=0.3, max_frames=MAX_FRAMES)
-    runner = trainer(sizes.rounds * (sizes.round_sft_steps + arm["dpo_steps"]), progress)
+    runner = trainer(sizes.rounds * (sizes.round_sft_steps + arm["dpo_steps"]), progress, sizes.device)
     with suppress(NothingAccepted):  # small sizes: a policy that says nothing right stays as it is
         runner.fit(module, data)
     save(runner, folder, name)

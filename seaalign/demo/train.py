@@ -15,6 +15,7 @@ from seaalign.miniature.codec import Codec
 from seaalign.miniature.lm import TextSpeechLM
 from seaalign.modules import DGSA, SFT
 from seaalign.records import Utterance
+from seaalign.sampling import Pairing
 from seaalign.storage import read_utterances
 
 SFT_LR, ALIGN_LR, REAL_SFT_LR = 3e-3, 1.5e-5, 1e-4
@@ -47,10 +48,10 @@ def checkpoint(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.ckpt"
 
 
-def trainer(steps: int, progress: Any) -> L.Trainer:
-    """A quiet Trainer on one CPU thread."""
+def trainer(steps: int, progress: Any, device: str = "cpu") -> L.Trainer:
+    """A quiet Trainer on one device; "cuda" is a GPU."""
     return L.Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, callbacks=[_Steps(progress, steps)],
+        accelerator=device, devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, callbacks=[_Steps(progress, steps)],
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, limit_val_batches=0,
     )  # fmt: skip
@@ -71,7 +72,7 @@ def sft(folder: Path, alpha: float, sizes: Sizes, seed: int, progress: Any = ite
         policy(folder, seed), lr=SFT_LR, weight_decay=0.01, warmup_steps=sizes.sft_steps // 10, schedule="cosine"
     )
     data = SpeechData(mixture(folder, alpha), max_frames=MAX_FRAMES, seed=seed, plain_fraction=0.5)
-    return _fit(folder, name, module, data, sizes.sft_steps, progress)
+    return _fit(folder, name, module, data, sizes.sft_steps, progress, sizes.device)
 
 
 def more_sft(folder: Path, start: str, sizes: Sizes, seed: int, lr: float = REAL_SFT_LR, progress: Any = iter) -> str:
@@ -79,35 +80,52 @@ def more_sft(folder: Path, start: str, sizes: Sizes, seed: int, lr: float = REAL
     module = SFT(load(folder, start), lr=lr, weight_decay=0.0)
     real = read_utterances(folder / "real.parquet")
     data = SpeechData(real, max_frames=MAX_FRAMES // 3, seed=seed, plain_fraction=1.0)
-    return _fit(folder, "sft-real", module, data, sizes.real_sft_steps, progress)
+    return _fit(folder, "sft-real", module, data, sizes.real_sft_steps, progress, sizes.device)
 
 
 def align(
-    folder: Path, name: str, start: str, alpha: float, sizes: Sizes, seed: int, progress: Any = iter, **arm: Any
+    folder: Path,
+    name: str,
+    start: str,
+    alpha: float,
+    sizes: Sizes,
+    seed: int,
+    progress: Any = iter,
+    pairing: Pairing = "paired",
+    **arm: Any,
 ) -> str:
     """DGSA, or one of its arms, from a checkpoint."""
     arm = {"lr": ALIGN_LR, "weight_decay": 0.0, **arm}
     module = DGSA(load(folder, start), alpha=alpha, **arm)
-    return _fit(folder, name, module, triplets(folder, seed), sizes.align_steps, progress)
+    return _fit(folder, name, module, triplets(folder, seed, pairing), sizes.align_steps, progress, sizes.device)
 
 
-def triplets(folder: Path, seed: int) -> TripletData:
+def triplets(folder: Path, seed: int, pairing: Pairing = "paired") -> TripletData:
     """Triplets of the real utterances, said three times over."""
     real = read_utterances(folder / "real.parquet")
     thrice = [Utterance(f"{u.id}-{i}", u.prompt, u.tokens, u.source) for u in real for i in range(3)]
-    return TripletData(thrice, folder / "triplets.parquet", val_fraction=0.0, max_frames=2 * MAX_FRAMES, seed=seed)
+    file = folder / ("triplets.parquet" if pairing == "paired" else f"triplets-{pairing}.parquet")
+    return TripletData(thrice, file, val_fraction=0.0, max_frames=2 * MAX_FRAMES, pairing=pairing, seed=seed)
 
 
-def make_triplets(folder: Path, start: str, seed: int, progress: Any = iter) -> None:
+def make_triplets(
+    folder: Path, start: str, seed: int, progress: Any = iter, pairing: Pairing = "paired"
+) -> None:
     """Sample and score them once, for every arm."""
     for _ in progress(range(1)):
-        triplets(folder, seed).make(load(folder, start))
+        triplets(folder, seed, pairing).make(load(folder, start))
 
 
 def _fit(
-    folder: Path, name: str, module: L.LightningModule, data: L.LightningDataModule, steps: int, progress: Any
+    folder: Path,
+    name: str,
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    steps: int,
+    progress: Any,
+    device: str,
 ) -> str:
-    runner = trainer(steps, progress)
+    runner = trainer(steps, progress, device)
     runner.fit(module, data)
     return save(runner, folder, name)
 

@@ -28,7 +28,7 @@ Say = Callable[[tuple[int, ...], int, torch.Generator], Spoken]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; `QUICK` is for a look, not for numbers."""
+    """How much of everything, and where policies are trained; `QUICK` is for a look, not for numbers."""
 
     real: int = 150
     flat: int = 600
@@ -50,6 +50,7 @@ class Sizes:
     rounds: int = 3
     round_sft_steps: int = 60
     round_dpo_steps: int = 25
+    device: str = "cpu"
 
 
 QUICK = Sizes(
