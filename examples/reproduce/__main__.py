@@ -18,23 +18,23 @@ from seaalign.storage import write_json
 
 EPILOG = """\
 examples:
-  python examples/reproduce --fsdd free-spoken-digit-dataset/recordings        three seeds of real speech, under an hour
-  python examples/reproduce --quick --seeds 2                                  every stage in a minute or two: a toy voice, noise
-  python examples/reproduce --fsdd PATH --device cuda --scale 4                four times the speech and steps, trained on a GPU
-  python examples/reproduce --results runs/reproduce/results.json              the tables of a finished run again
+  python examples/reproduce --fsdd free-spoken-digit-dataset/recordings      real speech, three seeds, under an hour
+  python examples/reproduce --quick --seeds 2                       every stage in a minute or two: a toy voice, noise
+  python examples/reproduce --fsdd PATH --device cuda --scale 4     four times the speech and steps, trained on a GPU
+  python examples/reproduce --results runs/reproduce/results.json   the tables of a finished run again
 
 what happens
-  Each seed draws its own utterances and test texts, fits its own codec and judges, and trains its own policies: one per
-  synthetic share; from the one at 0.8 the arms of DGSA; and, from another that never had real speech, the arms of TDSC.
-  The recogniser that filters never reports. Then every claim of the paper is asked of the seeds together, by a rule that
-  is printed before anything runs.
+  Each seed draws its own utterances and test texts, fits its own codec and judges, and trains its own policies: one
+  per synthetic share; from the one at 0.8 the arms of DGSA; from another that never had real speech, those of TDSC.
+  The recogniser that filters never reports. Then every claim of the paper is asked of the seeds together, by a rule
+  that is printed before anything runs.
 
 files under --out
   results.json   everything by seed          tables.md      tables beside the paper's, claims with verdicts
   *.png          the figures                 seed-N/        checkpoints and tokens; pieces/ says what is done
   A run that was stopped or killed goes on with the same command: finished pieces are files, and are not done again.
 
-what has no counterpart here: listeners. Where the paper has NMOS or SMOS, F0 std and SIM stand, and neither is a listener."""
+Listeners have no counterpart: where the paper has NMOS or SMOS stand F0 std and SIM, and neither is a listener."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--fsdd", metavar="PATH", help="folder of the Free Spoken Digit Dataset; without it, a toy voice")
     made.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="default runs/reproduce")
-    made.add_argument("--seeds", type=int, default=3, help="how many; intervals need two, and narrow with more (default 3)")
+    made.add_argument(
+        "--seeds", type=int, default=3, help="how many; intervals need two, and narrow with more (default 3)"
+    )
     made.add_argument("--first-seed", type=int, default=0, help="the first of them (default 0)")
     made.add_argument("--workers", type=int, default=2, help="processes of one thread each (default 2)")
     made.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where policies train (default cpu)")
@@ -62,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(tables.everything([run["numbers"] for run in json.loads(args.results.read_text())["runs"]]))
         return 0
     if args.fsdd is not None and not Path(args.fsdd).is_dir():
-        parser().error(f"--fsdd {args.fsdd}: no such folder; give the one with the wavs, or leave it out for the toy voice")
+        parser().error(
+            f"--fsdd {args.fsdd}: no such folder; give the one with the wavs, or leave it out for the toy voice"
+        )
     if args.seeds < 1 or args.workers < 1 or not args.scale > 0:
         parser().error(f"--seeds {args.seeds}, --workers {args.workers}, --scale {args.scale}: all must be above 0")
     sizes = pieces.scaled(pieces.QUICK if args.quick else pieces.SIZES, args.scale, args.device)
@@ -99,7 +103,9 @@ def claim_folder(out: Path, asked: dict[str, Any]) -> None:
     elif (there := json.loads(file.read_text())) != wanted:
         parts = {**wanted["sizes"], "fsdd": wanted["fsdd"]}, {**there["sizes"], "fsdd": there["fsdd"]}
         odd = sorted(name for name in parts[0] if parts[0][name] != parts[1].get(name))
-        parser().error(f"--out {out} was begun with other settings ({', '.join(odd)}): give another folder, or delete it")
+        parser().error(
+            f"--out {out} was begun with other settings ({', '.join(odd)}): give another folder, or delete it"
+        )
 
 
 def collect(folder: Path, plan: Sequence[schedule.Piece]) -> dict[str, Any]:

@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from claims import Numbers, interval
+from paper import TABLES
 
 ALPHAS = (0.0, 0.25, 0.5, 0.8, 1.0)
-PAPER = {  # table 1, as far as it is known here
-    "wer": ((0, 1), (75.0, 36.2)),
-    "entropy": ((0.5, 1), (10.506, 10.210)),
-    "repetition": ((0, 0.5, 1), (2.96, 2.02, 9.83)),
-}
 LABELS = {"wer": "WER (%)", "entropy": "H_p (bits)", "repetition": "repetition (%)", "f0_std": "F0 std (semitones)"}
 PLANE = {
     "recordings": "recordings", "alpha 0.8 styled": "SFT, styled", "rejection": "rejection", "DGSA": "DGSA",
@@ -23,7 +19,12 @@ PLANE = {
 
 def draw(folder: Path, runs: Sequence[Numbers], rounds: Sequence[dict[str, list[dict[str, float]]]]) -> list[Path]:
     """All figures; returns their files."""
-    made = {"erosion": erosion(runs), "plane": plane(runs), "temperature": temperature(runs), "dynamics": dynamics(rounds)}
+    made = {
+        "erosion": erosion(runs),
+        "plane": plane(runs),
+        "temperature": temperature(runs),
+        "dynamics": dynamics(rounds),
+    }
     for name, figure in made.items():
         figure.savefig(folder / f"{name}.png", dpi=110)
     return [folder / f"{name}.png" for name in made]
@@ -54,9 +55,10 @@ def erosion(runs: Sequence[Numbers]) -> Any:
         for suffix, name, style in (("", "here, style off", "o-"), (" styled", "here, style on", "s--")):
             values, errors = zip(*(points(runs, f"alpha {alpha:g}{suffix}", key) for alpha in known), strict=True)
             axis.errorbar(known, values, errors, fmt=style, capsize=3, label=name)
-        if key in PAPER:
+        theirs = [(a, y) for a in ALPHAS if (y := TABLES["table 1"].paper(f"alpha {a:g}", key)) is not None]
+        if theirs:
             other = axis.twinx()
-            other.plot(*PAPER[key], "^:", color="0.5", label="paper (right axis)")
+            other.plot(*zip(*theirs, strict=True), "^:", color="0.5", label="paper (right axis)")
             other.tick_params(axis="y", colors="0.5")
             axis.plot([], [], "^:", color="0.5", label="paper (right axis)")
         axis.set(xlabel="synthetic share α", ylabel=label)
@@ -86,8 +88,8 @@ def temperature(runs: Sequence[Numbers]) -> Any:
     """Table 9 as a figure: the last iteration of TDSC by temperature."""
     figure, axes = axes_of(3, 10)
     heats = {"coolest": 0.7, "middle": 1.0, "hottest": 1.3}
-    paper = {"wer": (26.8, 32.4, 41.6), "entropy": (9.85, 10.38, 10.82), "pass": (78.5, 61.2, 38.4)}
-    for axis, (key, theirs) in zip(axes, paper.items(), strict=True):
+    for axis, key in zip(axes, ("wer", "entropy", "pass"), strict=True):
+        theirs = [TABLES["table 9"].paper(name, key) for name in heats]
         known = {heat: points(runs, name, key) for name, heat in heats.items() if any(name in run for run in runs)}
         if known:
             axis.errorbar(list(known), *zip(*known.values(), strict=True), fmt="o-", capsize=3, label="here")
@@ -110,7 +112,9 @@ def dynamics(rounds: Sequence[dict[str, list[dict[str, float]]]]) -> Any:
             if length:
                 values = [interval([rows[k] for rows in by_seed]) for k in range(length)]
                 steps = range(1, length + 1)
-                axis.errorbar(steps, [v[0] for v in values], [v[2] - v[0] for v in values], fmt="o-", capsize=3, label=arm)
+                axis.errorbar(
+                    steps, [v[0] for v in values], [v[2] - v[0] for v in values], fmt="o-", capsize=3, label=arm
+                )
                 axis.set_xticks(steps)
         axis.set(xlabel="iteration", ylabel=label)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from schedule import Piece
+
 from seaalign.critique import NothingAccepted
 from seaalign.data import TextData
 from seaalign.demo import evaluate, scarce, train, world
@@ -27,7 +28,9 @@ from seaalign.modules import TDSC
 
 AT = 0.8
 SFT_AT = f"sft-{AT:g}"
-TOKENS_PER_TEST = 25  # entropies are those of a corpus of so many tokens for each test utterance; two words are about 37
+TOKENS_PER_TEST = (
+    25  # entropies are those of a corpus of so many tokens for each test utterance; two words are about 37
+)
 SIZES = replace(Sizes(), alphas=(0.0, 0.25, 0.5, 0.8, 1.0))
 QUICK = replace(
     world.QUICK, real=24, flat=96, codec=40, lessons=60, tests=8, codec_steps=8, ear_steps=8, sft_steps=8,
@@ -56,7 +59,15 @@ CRITIQUE: dict[str, dict[str, Any]] = {
 def scaled(sizes: Sizes, scale: float, device: str) -> Sizes:
     """More speech, texts and steps, on a device; the digits there are to say stay the same, and so do the rounds."""
     grow = ("real", "flat", "codec", "lessons", "tests", "codec_steps", "ear_steps", "sft_steps", "align_steps")
-    grow += ("real_sft_steps", "scarce", "scarce_steps", "prior_steps", "sentences", "round_sft_steps", "round_dpo_steps")
+    grow += (
+        "real_sft_steps",
+        "scarce",
+        "scarce_steps",
+        "prior_steps",
+        "sentences",
+        "round_sft_steps",
+        "round_dpo_steps",
+    )
     return replace(sizes, device=device, **{name: round(getattr(sizes, name) * scale) for name in grow})
 
 
@@ -67,7 +78,9 @@ def plan(fsdd: str | None, sizes: Sizes, seed: int) -> list[Piece]:
     pieces = [
         Piece("speech", speak, {"fsdd": fsdd, **common}),
         Piece("judge", call, {"do": world.teach, "name": "judge.pt", "width": 96, **later(common, 1)}, ("speech",)),
-        Piece("reporter", call, {"do": world.teach, "name": "reporter.pt", "width": 80, **later(common, 2)}, ("speech",)),
+        Piece(
+            "reporter", call, {"do": world.teach, "name": "reporter.pt", "width": 80, **later(common, 2)}, ("speech",)
+        ),
         Piece("speaker", call, {"do": world.recognise_speakers, "seed": seed}, ("speech",)),
     ]
     heard: list[Piece] = []

@@ -39,8 +39,9 @@ def policy(folder: Path, seed: int = 0) -> TextSpeechLM:
 
 
 def load(folder: Path, name: str) -> Backbone:
-    """The policy of a finished run."""
-    return SFT.load_from_checkpoint(checkpoint(folder, name), backbone=policy(folder), weights_only=True).backbone
+    """The policy of a finished run, on the CPU wherever it was trained."""
+    path, fresh = checkpoint(folder, name), policy(folder)
+    return SFT.load_from_checkpoint(path, map_location="cpu", backbone=fresh, weights_only=True).backbone
 
 
 def checkpoint(folder: Path, name: str) -> Path:
@@ -51,9 +52,9 @@ def checkpoint(folder: Path, name: str) -> Path:
 def trainer(steps: int, progress: Any, device: str = "cpu") -> L.Trainer:
     """A quiet Trainer on one device; "cuda" is a GPU."""
     return L.Trainer(
-        accelerator=device, devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, callbacks=[_Steps(progress, steps)],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, limit_val_batches=0,
+        accelerator=device, devices=1, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0,
+        callbacks=[_Steps(progress, steps)], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
     )  # fmt: skip
 
 
@@ -108,9 +109,7 @@ def triplets(folder: Path, seed: int, pairing: Pairing = "paired") -> TripletDat
     return TripletData(thrice, file, val_fraction=0.0, max_frames=2 * MAX_FRAMES, pairing=pairing, seed=seed)
 
 
-def make_triplets(
-    folder: Path, start: str, seed: int, progress: Any = iter, pairing: Pairing = "paired"
-) -> None:
+def make_triplets(folder: Path, start: str, seed: int, progress: Any = iter, pairing: Pairing = "paired") -> None:
     """Sample and score them once, for every arm."""
     for _ in progress(range(1)):
         triplets(folder, seed, pairing).make(load(folder, start))
