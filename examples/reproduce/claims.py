@@ -188,6 +188,9 @@ _ASKED: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("TDSC: less repetition than self-training", "repetition", "self-training", "TDSC", "down"),
         ("TDSC: fewer word errors than rejection", "wer", "rejection of SFT", "TDSC", "down"),
         ("TDSC: more H_p than rejection", "entropy", "rejection of SFT", "TDSC", "up"),
+        ("with an expressive prior: fewer word errors", "wer", "SFT with a prior", "TDSC with a prior", "down"),
+        ("with an expressive prior: more H_p", "entropy", "SFT with a prior", "TDSC with a prior", "up"),
+        ("with an expressive prior: more F0 std", "f0_std", "SFT with a prior", "TDSC with a prior", "up"),
     ],
     "table 8": [
         claim

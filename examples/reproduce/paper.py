@@ -57,6 +57,8 @@ TABLES = {
         "self-training": ("self-training", 35.2, 10.15, 6.94, 3.31),
         "rejection of SFT": ("rejection, best of 4", 36.8, 10.11, 7.28, 3.24),
         "TDSC": ("TDSC", 29.8, 10.42, 4.15, 3.94),
+        "SFT with a prior": ("SFT with an expressive prior (no row of the paper)",),
+        "TDSC with a prior": ("TDSC from there (no row of the paper)",),
     }),
     "table 8": Table("what TDSC is made of", MEASURED, ("wer", "entropy"), {
         "TDSC": ("TDSC", 29.8, 10.42),

@@ -31,12 +31,14 @@ SFT_AT = f"sft-{AT:g}"
 TOKENS_PER_TEST = (
     25  # entropies are those of a corpus of so many tokens for each test utterance; two words are about 37
 )
-SIZES = replace(Sizes(), alphas=(0.0, 0.25, 0.5, 0.8, 1.0))
+SIZES = replace(Sizes(), alphas=(0.0, 0.25, 0.5, 0.8, 1.0), prior_steps=300)
 QUICK = replace(
     world.QUICK, real=24, flat=96, codec=40, lessons=60, tests=8, codec_steps=8, ear_steps=8, sft_steps=8,
     align_steps=3, real_sft_steps=3, scarce_steps=12, prior_steps=4, alphas=(0.0, 0.5, 0.8, 1.0), sentences=6, rounds=2,
     round_sft_steps=3, round_dpo_steps=2,
 )  # fmt: skip
+PRIOR = "sft-prior"
+"""A policy that, before the little flat speech, learned the expressive speech with its words renamed."""
 REPAIR: dict[str, dict[str, Any]] = {
     "DGSA": {},
     "no stability": {"weights": (0.0, 1.0)},
@@ -53,6 +55,7 @@ CRITIQUE: dict[str, dict[str, Any]] = {
     "no length filter": {"filters": ("repetition", "words")},
     "no repetition filter": {"filters": ("length", "words")},
     "no curriculum": {"hottest": (1.3, 0.0)},
+    "TDSC with a prior": {"start": PRIOR},
 }
 
 
@@ -104,12 +107,16 @@ def plan(fsdd: str | None, sizes: Sizes, seed: int) -> list[Piece]:
         listen(arm, slug(arm), (slug(arm),))
     pieces.append(Piece("more-sft", call, {"do": train.more_sft, "start": SFT_AT, **common}, (SFT_AT,)))
     listen("more SFT on real", "sft-real", ("more-sft",))
-    pieces.append(Piece("scarce", call, {"do": scarce.sft, **common}, ("speech",)))
+    without = {"do": scarce.sft, "sizes": replace(sizes, prior_steps=0), "seed": seed}
+    pieces.append(Piece("scarce", call, without, ("speech",)))
+    pieces.append(Piece("prior", call, {"do": scarce.sft, "name": PRIOR, **common}, ("speech",)))
     listen("SFT", scarce.BASE, ("scarce",))
+    listen("SFT with a prior", PRIOR, ("prior",))
     listen("rejection of SFT", scarce.BASE, ("scarce",), n=4)
     for arm in CRITIQUE:
         name = f"critique-{slug(arm).replace('=', '')}"
-        pieces.append(Piece(name, criticise, {"name": name, "arm": arm, **common}, ("scarce", "judge")))
+        start = "prior" if CRITIQUE[arm].get("start") == PRIOR else "scarce"
+        pieces.append(Piece(name, criticise, {"name": name, "arm": arm, **common}, (start, "judge")))
         listen(arm, name, (name,))
     return [*pieces, *heard, Piece("heard-recordings", hear_recordings, {"sizes": sizes}, ("speech", *ears))]
 
@@ -152,17 +159,17 @@ def criticise(folder: Path, name: str, arm: str, sizes: Sizes, seed: int) -> Any
     """TDSC or one of its arms, from the policy that has had little flat speech; returns its rounds and temperatures."""
     how = {"filters": ("length", "repetition", "words"), "dpo_steps": sizes.round_dpo_steps, **CRITIQUE[arm]}
     codec, known = Codec.load(folder / "codec.pt"), scarce.scarce(folder, sizes, seed)
+    wanted, start = how.pop("filters"), how.pop("start", scarce.BASE)
     criteria = {
         "repetition": Repetition(0.1, k=repetition_span(160, codec.frame_rate)),
         "length": Duration(data=known),
         "words": Intelligibility(scarce.Listener(Ear.load(folder / "judge.pt"), "judge.pt")),
     }
-    wanted = how.pop("filters")
     filters = [criterion for what, criterion in criteria.items() if what in wanted]
     work = folder / name
     shutil.rmtree(work, ignore_errors=True)  # of an arm that was killed on its way
     module = TDSC(
-        train.load(folder, scarce.BASE), Judge(*filters, Liveliness()) if filters else None, work=work,
+        train.load(folder, start), Judge(*filters, Liveliness()) if filters else None, work=work,
         iterations=sizes.rounds, sft_steps=sizes.round_sft_steps, frames_per_symbol=0.8 * codec.frame_rate, batch=30,
         lr=scarce.ROUND_SFT_LR, dpo_lr=scarce.ROUND_DPO_LR, weight_decay=0.0, seed=seed,
         **{"hottest": hottest(sizes.rounds), **how},

@@ -102,7 +102,7 @@ def foreign(folder: Path, seed: int) -> list[Utterance]:
     ]
 
 
-def sft(folder: Path, sizes: Sizes, seed: int, progress: Any = iter) -> str:
+def sft(folder: Path, sizes: Sizes, seed: int, progress: Any = iter, name: str = BASE) -> str:
     """The policy to improve: fine-tuned on little flat speech; before that, where asked for, on a foreign language."""
     start = policy(folder, seed)
     if sizes.prior_steps:
@@ -111,7 +111,7 @@ def sft(folder: Path, sizes: Sizes, seed: int, progress: Any = iter) -> str:
         start, PRIOR_SFT_LR if sizes.prior_steps else SFT_LR, scarce(folder, sizes, seed), sizes.scarce_steps, seed,
         progress, sizes.device,
     )  # fmt: skip
-    return save(runner, folder, BASE)
+    return save(runner, folder, name)
 
 
 def _fit(start: Any, lr: float, speech: list[Utterance], steps: int, seed: int, progress: Any, device: str) -> Any:
