@@ -106,16 +106,22 @@ def dynamics(rounds: Sequence[dict[str, list[dict[str, float]]]]) -> Any:
     shown = {"pass_rate": ("accepted (%)", 100), "error": (LABELS["wer"], 100), "entropy": (LABELS["entropy"], 1)}
     shown |= {"repetition": (LABELS["repetition"], 100)}
     for axis, (key, (label, unit)) in zip(axes, shown.items(), strict=True):
-        for arm in ("TDSC", "self-training", "no DPO", "T = 1 only"):
+        for i, arm in enumerate(("TDSC", "self-training", "no DPO", "T = 1 only")):
             by_seed = [[row[key] * unit for row in seed[arm] if key in row] for seed in rounds if arm in seed]
             length = min((len(rows) for rows in by_seed), default=0)
             if length:
                 values = [interval([rows[k] for rows in by_seed]) for k in range(length)]
-                steps = range(1, length + 1)
+                steps = [k + 1 + 0.05 * (i - 1.5) for k in range(length)]  # side by side, or bars hide each other
                 axis.errorbar(
-                    steps, [v[0] for v in values], [v[2] - v[0] for v in values], fmt="o-", capsize=3, label=arm
+                    steps,
+                    [v[0] for v in values],
+                    [v[2] - v[0] for v in values],
+                    fmt="o-",
+                    capsize=3,
+                    color=f"C{i}",
+                    label=arm,
                 )
-                axis.set_xticks(steps)
+                axis.set_xticks(range(1, length + 1))
         axis.set(xlabel="iteration", ylabel=label)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)

@@ -66,11 +66,13 @@ def verdicts(judged: Sequence[tuple[Claim, Verdict]]) -> str:
 
 
 def count(judged: Sequence[tuple[Claim, Verdict]]) -> str:
-    """How many of each."""
+    """How many of each, and how many of the decided ones hold together."""
     words = [verdict.word for _, verdict in judged]
     told = [f"{words.count(word)} {word}" for word in ("reproduces", "not significant", "contradicts")]
     missing = words.count("not measured")
-    return f"{len(words) - missing} claims: {', '.join(told)}." + (f" {missing} were not measured." if missing else "")
+    firm = sum(v.p < 1 - LEVEL for _, v in judged if v.word in ("reproduces", "contradicts"))
+    text = f"{len(words) - missing} claims: {', '.join(told)}. After Holm {firm} of the decided ones hold all together."
+    return text + (f" {missing} were not measured." if missing else "")
 
 
 def _digits(key: str) -> int:
