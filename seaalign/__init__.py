@@ -59,6 +59,8 @@ _HOME = {
     "SampleAudio": "callbacks",
     "SaturationAlert": "callbacks",
     "TemperatureCurriculum": "callbacks",
+    "evaluate": "evaluation",
+    "read_evaluation": "evaluation",
 }
 _ROOMS = (
     "audio",
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
         TemperatureCurriculum,
     )
     from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
+    from seaalign.evaluation import evaluate, read_evaluation
     from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler
     from seaalign.records import (
         Candidate,
@@ -148,6 +151,8 @@ __all__ = [
     "SampleAudio",
     "SaturationAlert",
     "TemperatureCurriculum",
+    "evaluate",
+    "read_evaluation",
     "audio",
     "audit",
     "backbones",

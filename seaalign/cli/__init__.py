@@ -31,6 +31,9 @@ COMMANDS = {
     "test": Command("seaalign.cli.training:test", "the same for modules with a test_step"),
     "predict": Command("seaalign.cli.training:predict", "the same for modules with a predict_step"),
     "prepare": Command("seaalign.cli.prepare:prepare", "turn a corpus (CosyVoice, Kaldi, NeMo, ...) into utterances"),
+    "evaluate": Command(
+        "seaalign.cli.evaluate:evaluate", "compare systems on the same texts: errors, F0, H_p, similarity"
+    ),
     "export": Command("seaalign.cli.export:export", "save a trained policy as its own inference code loads it"),
     "check": Command("seaalign.cli.training:check", "does the backbone of a YAML file obey the contract?"),
 }
