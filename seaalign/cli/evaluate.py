@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from seaalign.backbones import Backbone
@@ -81,15 +81,15 @@ _evaluate.__doc__ = run.__doc__
 def evaluate(argv: Sequence[str]) -> int:
     """`seaalign evaluate`."""
     kind = type("Parser", (Parser,), {"called": "evaluate", "lesson": ABOUT + "\n"})
-    parser = kind(prog="seaalign evaluate", description=None)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with the settings below")
+    parser = kind(prog="seaalign evaluate", description=None, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with the settings below")
     parser.add_argument(
         "--device", type=str | None, default=None, help="of the backbones; default: a GPU where there is one"
     )
     parser.add_function_arguments(_evaluate)
     given = parser.parse_args(list(argv))
     try:
-        made = parser.instantiate_classes(given).as_dict()
+        made = parser.instantiate(given).as_dict()
     except ValueError as error:
         raise ValueError(told(error)) from error
     made.pop("config", None)
@@ -104,10 +104,11 @@ def evaluate(argv: Sequence[str]) -> int:
 def show(found: Evaluation, out: str, console: Console | None = None) -> None:
     """The numbers as a table, the differences that are real, and the warnings."""
     console = console or Console()
-    table = Table(title=_title(found), title_justify="left", box=None)
-    table.add_column("")
+    console.print(_title(found), highlight=False, soft_wrap=True)
+    table = Table(box=None)
+    table.add_column("", no_wrap=True)
     for result in found.systems:
-        table.add_column(f"{result.name}\n{result.style}", justify="right")
+        table.add_column(f"{escape(result.name)}\n{result.style}", justify="right")
     measured = {name for result in found.systems for name in result.metrics}
     for name in (*SHOWN, *sorted(measured - set(SHOWN))):
         if name in measured:
