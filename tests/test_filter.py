@@ -296,6 +296,7 @@ def test_killed_it_goes_on(tmp_path: Path) -> None:
         ({"max_error": 0.0}, "max_error"),
         ({"low": 2.0}, "low < high"),
         ({"k": 0}, "k >= 1"),
+        ({"real": ["real.parquet"]}, "give one of them"),
         ({"synthetic": []}, "nothing to filter"),
         ({"real": ["nowhere.parquet"], "per_unit": None}, "nowhere.parquet"),
     ],

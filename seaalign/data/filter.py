@@ -91,26 +91,33 @@ def filter_utterances(
     if not 0 < max_error <= 1:
         raise ValueError(f"need 0 < max_error <= 1, got {max_error}")
     first, rates = survey(paths)
-    calibrated = "given" if per_unit is not None else "real speech" if real else "the synthetic files themselves"
-    if per_unit is None:
-        rates = survey([Path(path) for path in real])[1] if real else rates
-        per_unit = float(np.median(rates)) if len(rates) else None
+    length, calibrated = _length([Path(path) for path in real], rates, per_unit, low, high)
     ask = None if transcriber is None else Intelligibility(transcriber, 1.0, unit)  # max_error is applied to its score
     settings = {
-        "files": [str(path) for path in paths], "low": low, "high": high, "per_unit": per_unit,
+        "files": [str(path) for path in paths], "low": low, "high": high, "per_unit": length.per_unit,
         "calibrated_on": calibrated, "max_repetition": max_repetition, "k": k, "max_error": max_error if ask else None,
         "unit": unit, "transcriber": ask.transcriber.name if ask else None,
     }  # fmt: skip
     missing = {item.id: item.reason for item in unread if item.id}
-    asking = Asking(
-        Duration(low, high, per_unit=per_unit), Repetition(max_repetition, k), ask, max_error, known, missing
-    )
-    out = Path(out)
-    tallies, kept = _filtered(paths, first, asking, out, progress)
+    asking = Asking(length, Repetition(max_repetition, k), ask, max_error, known, missing)
+    tallies, kept = _filtered(paths, first, asking, Path(out), progress)
     sieve = Sieve(_rows(tallies, ask is not None), settings, _notes(settings, ask is not None))
-    write_kept(paths, kept, out / "kept.parquet", {"filter": settings})
-    write_json(out / "funnel.json", sieve.to_json())
+    write_kept(paths, kept, Path(out, "kept.parquet"), {"filter": settings})
+    write_json(Path(out, "funnel.json"), sieve.to_json())
     return sieve
+
+
+def _length(
+    real: Sequence[Path], rates: np.ndarray, per_unit: float | None, low: float, high: float
+) -> tuple[Duration, str]:
+    """The question of length, and what it is calibrated on."""
+    if per_unit is not None and real:
+        raise ValueError(f"per_unit={per_unit} and real= both say how long a text should take: give one of them")
+    if per_unit is not None:
+        return Duration(low, high, per_unit=per_unit), "what was given"
+    rates = survey(real)[1] if real else rates
+    known = "real speech" if real else "the synthetic files themselves"
+    return Duration(low, high, per_unit=float(np.median(rates)) if len(rates) else None), known
 
 
 def _filtered(

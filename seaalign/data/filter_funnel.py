@@ -152,4 +152,4 @@ def _count(stage: Mapping[str, float] | None) -> str:
 
 def _change(values: Mapping[str, float | None], scale: float, digits: int, width: int) -> str:
     before, after = ("-" if v is None else f"{scale * v:,.{digits}f}" for v in (values["before"], values["after"]))
-    return f"{f'{before} -> {after}':>{width}}"
+    return f"{before if before == after == '-' else f'{before} -> {after}':>{width}}"
