@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones.base import Engine, Unsupported
+from seaalign.backbones.context import by_row
 from seaalign.backbones.cosyvoice_parts import likely_cause, parts_of, served_weights, version_of, write_weights
 from seaalign.backbones.cosyvoice_prompt import Unistream
 from seaalign.backbones.cosyvoice_sound import check_timbre, open_folder
@@ -137,7 +138,7 @@ class CosyVoice(DecoderOnly):
         return self.lm.speech_embedding(tokens)
 
     def pieces(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[Tensor]]:
-        lm, laid = self.lm, [self.unistream(prompt) for prompt in prompts]
+        lm, laid = self.lm, by_row(self.unistream, prompts)
         marks = (lm.llm_embedding if self.unistream.version == 2 else lm.speech_embedding).weight
         sos, task = int(getattr(lm, "sos", 0)), int(lm.task_id)  # checkouts before CosyVoice 3 call the first sos_eos
         begin, turn = marks[[sos, task]].split(1)

@@ -22,7 +22,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("seaalign.demo:main", "see Synthetic Erosion and its repair on a miniature model, in six minutes"),
     "erosion": Command(
-        "seaalign.cli.erosion:erosion", "plan: what a share of synthetic speech will do, from tokens alone"
+        "seaalign.cli.erosion:erosion", "before training: filter synthetic speech, plan what a share of it will do"
     ),
     "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
     "tdsc": Command("seaalign.cli.critique:tdsc", "improve a policy without recordings: explore, judge, learn, repeat"),

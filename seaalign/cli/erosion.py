@@ -1,4 +1,4 @@
-"""`seaalign erosion plan`: what synthetic speech will do to a corpus, before a model learns from it."""
+"""`seaalign erosion plan | filter`: what synthetic speech will do to a corpus, before a model learns from it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ than memory; each `source` in the synthetic files is a system of its own. From a
 
 def erosion(argv: Sequence[str]) -> int:
     """`seaalign erosion`."""
-    parser = argparse.ArgumentParser("seaalign erosion", description="Synthetic Erosion in token files.")
-    parts = parser.add_subparsers(dest="part", metavar="plan", required=True)
+    if argv[:1] == ["filter"]:  # names classes, as `seaalign fit` does
+        from seaalign.cli.filter import filter_
+
+        return filter_(argv[1:])
+    parser = argparse.ArgumentParser("seaalign erosion", description="Before training, from token files.")
+    parts = parser.add_subparsers(dest="part", metavar="plan|filter", required=True)
+    parts.add_parser("filter", help="which synthetic utterances are worth training on")
     plan = parts.add_parser(
-        "plan", help="before training", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+        "plan",
+        help="what a share of synthetic speech will do",
+        description=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     plan.add_argument("--real", nargs="+", required=True, metavar="FILE", help="utterances of people (Parquet)")
     plan.add_argument("--synthetic", nargs="+", required=True, metavar="FILE", help="utterances of systems (Parquet)")

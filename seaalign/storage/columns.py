@@ -156,7 +156,7 @@ def read_columns(path: Path, kind: str, columns: dict[str, str]) -> tuple[dict[s
     decoded = {}
     for name, what in columns.items():
         try:
-            decoded[name] = _decoded(table[name].cast(_types()[what]).combine_chunks(), what)
+            decoded[name] = decode_column(table[name].cast(_types()[what]).combine_chunks(), what)
         except (ValueError, NotImplementedError) as error:  # all of Arrow's errors are among them
             raise ValueError(f"{path}: column {name!r} is not what it should be ({error}): write it again") from error
     return decoded, meta
@@ -179,7 +179,8 @@ def _types() -> dict[str, Any]:
     return {**plain, "number": pa.float64(), "blob": pa.dictionary(pa.int32(), pa.binary())}
 
 
-def _decoded(array: Any, what: str) -> list[Any]:
+def decode_column(array: Any, what: str) -> list[Any]:
+    """An Arrow array of a column as texts, numbers, arrays or timbres."""
     if what in ("string", "bool", "number"):
         return list(array.to_pylist())
     if what == "blob":
