@@ -25,6 +25,7 @@ FLOW = (
         "modules",
         "callbacks",
         "stages",
+        "evaluation",
         "report",
         "testing",
         "miniature",

@@ -128,7 +128,7 @@ class Blobs(dict[int, bytes]):
 def write_columns(
     path: Path, kind: str, columns: dict[str, str], rows: list[dict[str, Any]], metadata: dict[str, Any]
 ) -> None:
-    """Write rows whose columns are "string", "ids", "floats", "bool" or "blob", with `metadata` as JSON, atomically."""
+    """Write rows of "string", "number", "ids", "floats", "bool" or "blob" columns, with `metadata`, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -176,11 +176,11 @@ def _types() -> dict[str, Any]:
     import pyarrow as pa
 
     plain = {"string": pa.string(), "ids": pa.list_(pa.int32()), "floats": pa.list_(pa.float32()), "bool": pa.bool_()}
-    return {**plain, "blob": pa.dictionary(pa.int32(), pa.binary())}
+    return {**plain, "number": pa.float64(), "blob": pa.dictionary(pa.int32(), pa.binary())}
 
 
 def _decoded(array: Any, what: str) -> list[Any]:
-    if what in ("string", "bool"):
+    if what in ("string", "bool", "number"):
         return list(array.to_pylist())
     if what == "blob":
         loaded = [_timbre(blob) for blob in array.dictionary.to_pylist()]
