@@ -30,6 +30,7 @@ COMMANDS = {
     "validate": Command("seaalign.cli.training:validate", "the validation numbers of a checkpoint"),
     "test": Command("seaalign.cli.training:test", "the same for modules with a test_step"),
     "predict": Command("seaalign.cli.training:predict", "the same for modules with a predict_step"),
+    "report": Command("seaalign.cli.report:report", "one page of what runs left on disk, with players, blind"),
     "prepare": Command("seaalign.cli.prepare:prepare", "turn a corpus (CosyVoice, Kaldi, NeMo, ...) into utterances"),
     "export": Command("seaalign.cli.export:export", "save a trained policy as its own inference code loads it"),
     "check": Command("seaalign.cli.training:check", "does the backbone of a YAML file obey the contract?"),
