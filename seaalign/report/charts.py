@@ -11,7 +11,7 @@ from seaalign.report.draw import COLOURS, GREY, INK, look, sheet, short, trend
 from seaalign.report.parts import Figure
 
 Range = tuple[float, float]
-_PASSED = COLOURS[2]
+_PASSED, _WIDE = COLOURS[2], (5.1, 4.1)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,13 @@ def plane(name: str, points: Sequence[Point], x: str, y: str, joined: bool = Fal
     best = [point.name + _mode(point) for point in unbeaten(points)]
     said = f"{len(points)} points. Nothing is both more stable and livelier than: {', '.join(best)}."
     names = list(dict.fromkeys(point.name for point in points if point.kind != "recordings"))
-    caption = "Up is livelier, right has fewer errors. Bars are 95 % intervals."
-    with sheet(name, caption, said, (6.2, 4.6), wide=True) as paper:
-        axes, handles = paper.axes, {}
+    styles = {point.kind for point in points}
+    caption = "Right: fewer errors; up: livelier. Bars: 95 % intervals."
+    caption += " Filled: style prefix off; hollow: on." if "on" in styles else ""
+    caption += " Star: recordings." if "recordings" in styles else ""
+    with sheet(name, caption, said, _WIDE, wide=True) as paper:
+        axes = paper.axes
+        handles: dict[str, Any] = {}
         if joined:
             axes.plot([p.x for p in points], [p.y for p in points], color=GREY, linewidth=1, zorder=1)
         for point in points:
@@ -94,7 +98,9 @@ def lines(
         ranges: interval of every y, by name.
         digits: of what is said in words.
     """
-    told = [trend(f"{label}: {axes[1]}" if len(series) > 1 else axes[1], y, "", digits) for label, (_, y) in series.items()]
+    told = [
+        trend(f"{label}: {axes[1]}" if len(series) > 1 else axes[1], y, "", digits) for label, (_, y) in series.items()
+    ]
     with sheet(name, caption, " ".join(told)) as paper:
         handles = []
         for index, (label, (x, y)) in enumerate(series.items()):
@@ -112,7 +118,7 @@ def lines(
 def mixture(name: str, plan: Mapping[str, Any]) -> Figure:
     """The entropy of the mixture over its synthetic share, from plan.json."""
     said = f"The entropy of the mixture {plan['shape']}; this data lies at alpha = {plan['alpha']:.3f}."
-    with sheet(name, "Entropy of real and synthetic tokens mixed", said, (6.2, 4.2), wide=True) as paper:
+    with sheet(name, "Entropy of real and synthetic tokens mixed", said, _WIDE, wide=True) as paper:
         axes = paper.axes
         band = axes.fill_between(plan["alphas"], plan["low"], plan["high"], color="#0072b2", alpha=0.25, linewidth=0)
         (curve,) = axes.plot(plan["alphas"], plan["bits"], color="#0072b2")
@@ -134,14 +140,14 @@ def stacked(name: str, caption: str, rows: Mapping[str, Mapping[str, int]]) -> F
         rows: count by cause, by row; the cause "accepted" comes first.
     """
     causes = list(dict.fromkeys(["accepted", *(cause for row in rows.values() for cause in row)]))
-    first, last = (next(iter(rows)), next(reversed(rows)))
+    first, *_, last = [*rows] * 2
     said = " ".join(
         f"{label}: {100 * rows[label].get('accepted', 0) / max(sum(rows[label].values()), 1):.0f} % accepted."
         for label in dict.fromkeys((first, last))
     )
     others = [colour for colour in COLOURS if colour != _PASSED]
     hatches = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
-    with sheet(name, caption, said, (6.2, 1.7 + 0.32 * len(rows)), wide=True) as paper:
+    with sheet(name, caption, said, (_WIDE[0], 1.7 + 0.32 * len(rows)), wide=True) as paper:
         left, handles = dict.fromkeys(rows, 0), []
         for index, cause in enumerate(causes):
             widths = [row.get(cause, 0) for row in rows.values()]
@@ -159,27 +165,30 @@ def stacked(name: str, caption: str, rows: Mapping[str, Mapping[str, int]]) -> F
     return paper.figure
 
 
-def contours(name: str, caption: str, heard: Mapping[str, Sequence[float]], spreads: Mapping[str, float]) -> Figure:
+def contours(
+    name: str, caption: str, heard: Mapping[str, Sequence[float]], spreads: Mapping[str, float], known: Sequence[str]
+) -> Figure:
     """Pitch over time, of one sentence from every system.
 
     Args:
         name: of the files.
         caption: which sentence.
-        heard: Hz at 100 Hz by name, 0 = unvoiced; "recordings" is drawn in grey.
+        heard: Hz at 100 Hz by name, 0 = unvoiced; those that are not `known`, as recordings, are drawn in grey.
         spreads: standard deviation in semitones by name, for the words.
+        known: all systems, so that each looks the same in every figure.
     """
     told = ", ".join(f"{label} {value:.1f}" for label, value in spreads.items() if math.isfinite(value))
     said = f"Spread of pitch in semitones: {told}." if told else "No spread of pitch is known for these."
-    with sheet(name, caption, said, (6.2, 3.6), wide=True) as paper:
+    with sheet(name, caption, said, _WIDE, wide=True) as paper:
         handles = []
-        for index, (label, hertz) in enumerate(heard.items()):
-            style: dict[str, Any] = look(index - ("recordings" in heard)) | {"markersize": 4, "markevery": 20}
-            if label == "recordings":
-                style = {"color": GREY, "linewidth": 4, "alpha": 0.5, "zorder": 1}
+        for label, hertz in heard.items():
+            style: dict[str, Any] = {"color": GREY, "linewidth": 4, "alpha": 0.5, "zorder": 1}
+            if label in known:
+                style = {**look(known.index(label)), "markersize": 4, "markevery": 20}
             voiced = [value if value > 0 else math.nan for value in hertz]
             handles += paper.axes.plot([i / 100 for i in range(len(voiced))], voiced, **style)
         paper.axes.set(xlabel="seconds", ylabel="F0, Hz")
-        paper.legend(handles, list(heard), 3)
+        paper.legend(handles, list(heard))
     return paper.figure
 
 
@@ -199,7 +208,7 @@ def _bar(axes: Any, place: float, reach: Range | None, colour: str, across: bool
 
 
 def _mode(point: Point) -> str:
-    return f", style {point.kind}" if point.kind in ("on", "off") else ""
+    return f" (style {point.kind})" if point.kind in ("on", "off") else ""
 
 
 def _whole_numbers(axis: Any, values: Sequence[float]) -> None:

@@ -16,7 +16,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # 
 MARKERS = "osD^vPX*"
 INK = "#1b1e23"  # becomes the colour of the page's text
 GREY = "#808080"
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: small, and in a font that knows its script
     "text.parse_math": False,  # names come from data
     "font.size": 10,
@@ -102,10 +102,10 @@ def inline(svg: str, name: str, said: str) -> str:
 
 
 def short(name: str, most: int = 30) -> str:
-    """A name as a legend can show it.
+    r"""A name as a legend can show it.
 
-    >>> short("_a\\x00" + "b" * 40)
-    '\\u200b_a?bbbbbbbbbbbbbbbbbbbbbbbbbbb…'
+    >>> short("_a\x00" + "b" * 40)
+    '\u200b_a?bbbbbbbbbbbbbbbbbbbbbbbbbbb…'
     """
     shown = "".join(c if c.isprintable() else "?" for c in name)
     shown = shown if len(shown) <= most + 1 else f"{shown[:most]}…"

@@ -70,7 +70,10 @@ def _dynamics(name: str, folder: Path, rounds: Sequence[Round]) -> Part:
         part.missing.append("No iteration is complete, so there are no numbers yet.")
         return part
     rows = [
-        {**row, **{key: row[key] * factor for key, (_, factor, _) in _CURVES.items() if number(row.get(key)) is not None}}
+        {
+            **row,
+            **{key: row[key] * factor for key, (_, factor, _) in _CURVES.items() if number(row.get(key)) is not None},
+        }
         for row in _numbers(folder, rounds)
     ]
     part.lead.append(
@@ -82,7 +85,9 @@ def _dynamics(name: str, folder: Path, rounds: Sequence[Round]) -> Part:
         if len(at) > 1:
             series = {title: ([float(k) for k, _ in at], [float(value) for _, value in at])}
             axes = ("iteration", title)
-            part.figures.append(lines(f"{name}-{key.replace('_', '-')}", f"{title} by iteration", axes, series, digits=digits))
+            part.figures.append(
+                lines(f"{name}-{key.replace('_', '-')}", f"{title} by iteration", axes, series, digits=digits)
+            )
         elif not at and key == "f0_std":
             part.missing.append("F0 was not measured: the judge does not listen, or nothing was voiced.")
     if len(rows) == 1:
@@ -138,7 +143,12 @@ def _funnel(name: str, rounds: Sequence[Round]) -> Part:
         rows += [{"iteration": k, "cause": c, "count": n, "percent": 100 * n / total} for c, n in causes.items()]
         texts = stats["texts"]
         rows += [
-            {"iteration": k, "cause": f"texts: {c.replace('_', ' ')}", "count": n, "percent": 100 * n / max(texts["texts"], 1)}
+            {
+                "iteration": k,
+                "cause": f"texts: {c.replace('_', ' ')}",
+                "count": n,
+                "percent": 100 * n / max(texts["texts"], 1),
+            }
             for c, n in texts.items()
         ]
     if not bars:

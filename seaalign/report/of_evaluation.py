@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seaalign.evaluation import Comparison, Result, Row, read_evaluation
-from seaalign.report.charts import Point, Range, contours, lines, plane, unbeaten
+from seaalign.report.charts import Point, Range, contours, lines, plane
 from seaalign.report.parts import Chapter, Column, Figure, Part, Table, filled, number
 from seaalign.report.players import inside, listening
 
@@ -62,13 +62,14 @@ def evaluation_chapter(name: str, folder: Path, limits: Limits) -> Chapter:
     found = read_evaluation(folder)
     rows = [_row(result) for result in found.systems]
     said = _first(found.rows)
+    known = list(dict.fromkeys(result.name for result in found.systems if result.style != "recordings"))
     chapter = Chapter(name, "evaluation", warnings=list(found.warnings))
     chapter.parts = [
         _systems(name, rows),
         _plane(name, rows),
         _shares(name, rows),
         _comparisons(name, found.comparisons),
-        _pitch(name, said),
+        _pitch(name, said, known),
         _sounds(folder, said, limits),
     ]
     return chapter
@@ -131,9 +132,6 @@ def _plane(name: str, rows: list[dict[str, Any]]) -> Part:
     if not points:
         part.missing.append("No system has both an error rate and an entropy, so there is no plane to draw.")
         return part
-    best = ", ".join(f"{p.name} (style {p.kind})" for p in unbeaten(points))
-    part.lead.append(f"Of the checkpoints, nothing has both fewer errors and a higher entropy than: {best}.")
-    part.lead.append("Filled marks: style prefix off. Hollow marks: style prefix on. Star: recordings.")
     part.figures.append(plane(f"{name}-plane", points, METRICS[errors][0], METRICS[_ENTROPY][0]))
     return part
 
@@ -170,7 +168,15 @@ def _comparisons(name: str, found: Sequence[Comparison]) -> Part:
         Column("metric", "metric"), Column("a", "a"), Column("b", "b"), Column("style", "style"),
         Column("difference", "a − b", 3), Column("p", "p", 4), Column("p_holm", "p, Holm", 4),
     ]  # fmt: skip
-    rows = [{**vars(each), "difference_low": each.low, "difference_high": each.high} for each in found]
+    rows = [
+        {
+            **vars(each),
+            "metric": METRICS.get(each.metric, (each.metric,))[0],
+            "difference_low": each.low,
+            "difference_high": each.high,
+        }
+        for each in found
+    ]
     sure = sum(each.p_holm < 0.05 for each in found)
     part.lead.append(f"{sure} of {len(found)} differences are significant at 5 % after Holm's correction.")
     caption = "Differences between systems on the same sentences, 95 % intervals, two-sided paired tests"
@@ -187,10 +193,10 @@ def _first(rows: Sequence[Row]) -> Said:
 
 
 def _label(row: Row) -> str:
-    return "recordings" if row.style == "recordings" else f"{row.system}, style {row.style}"
+    return "recordings" if row.style == "recordings" else f"{row.system} (style {row.style})"
 
 
-def _pitch(name: str, said: Said, most: int = 3) -> Part:
+def _pitch(name: str, said: Said, known: Sequence[str], most: int = 3) -> Part:
     part = Part("Pitch of the same sentence")
     voiced = {
         prompt: {label: row for label, row in rows.items() if bool((row.f0 > 0).any())} for prompt, rows in said.items()
@@ -199,18 +205,18 @@ def _pitch(name: str, said: Said, most: int = 3) -> Part:
         for mode in ("off", "on"):
             mine = {label: row for label, row in voiced[prompt].items() if row.style in (mode, "recordings")}
             if len(mine) > 1:
-                part.figures.append(_contour(f"{name}-f0-{len(part.figures) + 1}", mode, mine))
+                part.figures.append(_contour(f"{name}-f0-{len(part.figures) + 1}", mode, mine, known))
     if not part.figures:
         part.missing.append("No sentence has a pitch contour from two systems.")
     return part
 
 
-def _contour(name: str, mode: str, rows: Mapping[str, Row]) -> Figure:
+def _contour(name: str, mode: str, rows: Mapping[str, Row], known: Sequence[str]) -> Figure:
     order = sorted(rows, key=lambda label: label != "recordings")
-    names = {label: label.removesuffix(f", style {mode}") for label in order}
+    names = {label: "recordings" if label == "recordings" else rows[label].system for label in order}
     heard = {names[label]: rows[label].f0.tolist() for label in order}
     spreads = {names[label]: rows[label].score("f0_std") for label in order}
-    return contours(name, f"“{rows[order[0]].text}”, style {mode}", heard, spreads)
+    return contours(name, f"“{rows[order[0]].text}”, style {mode}", heard, spreads, known)
 
 
 def _sounds(folder: Path, said: Said, limits: Limits) -> Part:

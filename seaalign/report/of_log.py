@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seaalign.report.charts import Point, lines, plane, unbeaten
-from seaalign.report.parts import Chapter, Column, Part, Table, filled, number
+from seaalign.report.parts import Chapter, Column, Part, Table, number
 
 Series = dict[str, dict[int, float]]
 _ERRORS, _ENTROPIES = ("wer", "cer", "error"), ("entropy_corrected", "entropy")
@@ -114,7 +114,8 @@ def _key(series: Series, tails: Sequence[str]) -> str | None:
 
 def _curves(name: str, series: Series) -> Part:
     """A figure per metric, training and validation in one."""
-    part, panels = Part("Curves"), {}
+    part = Part("Curves")
+    panels: dict[str, Series] = {}
     for key in sorted(series):
         stage, _, rest = key.partition("/")
         title = rest if stage in _STAGES and rest else key

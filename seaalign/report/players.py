@@ -97,4 +97,3 @@ def inside(root: Path, name: str) -> Path | None:
     """A file under a folder; None for one that lies outside, which a file from a stranger might name."""
     path = (root / name).resolve()
     return path if name and path.is_relative_to(root.resolve()) else None
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,9 @@ def write_evaluated(folder: Path, sound: bool = True) -> Path:
         Comparison("wer", "dgsa", "sft", "off", -10.0, -14.5, -5.5, 0.001, 0.002),
         Comparison("entropy", "dgsa", EVIL, "on", 0.1, -0.2, 0.4, 0.5, 0.5),
     ]
-    write_evaluation(folder, Evaluation({"repeats": 1}, results, compared, rows, ["the judge of <b>training</b> reports"]))
+    write_evaluation(
+        folder, Evaluation({"repeats": 1}, results, compared, rows, ["the judge of <b>training</b> reports"])
+    )
     return folder
 
 
@@ -58,7 +59,8 @@ def write_rounds(folder: Path) -> Path:
             {
                 "temperature": heat, "candidates": 40, "accepted": 10 * k, "pass_rate": 0.25 * k, "share": 0.5,
                 "refused": {"intelligibility": 30 - 10 * k, "length <b>": 10}, "error": 0.6 - 0.2 * k,
-                "repetition": 0.1 / k, "frames": 30.5, "entropy": 9.0 + k, "entropy_tokens": 1000, "winners": 4, "losers": 3,
+                "repetition": 0.1 / k, "frames": 30.5, "entropy": 9.0 + k, "entropy_tokens": 1000,
+                "winners": 4, "losers": 3,
             }
             for heat in (0.7, 1.0)
         ]  # fmt: skip
@@ -126,7 +128,3 @@ def report(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     from seaalign.report import build_report
 
     return build_report(runs, tmp_path_factory.mktemp("report"), "Lao & <i>Thai</i>")
-
-
-def loaded(path: Path) -> Any:
-    return json.loads(path.read_text())

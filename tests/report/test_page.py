@@ -1,4 +1,4 @@
-"""The page from runs on disk: what it says, what it escapes, what it does without, and that it is the same each time."""
+"""The page from runs on disk: what it says, escapes, does without, and that it is the same each time."""
 
 from __future__ import annotations
 
@@ -83,9 +83,14 @@ def test_tables_hold_the_numbers_of_the_runs(report):
     first, second = tables(report, "tdsc-iterations")
     assert (float(first["error"]), float(first["pass_rate"]), float(first["f0_std"])) == (40.0, 25.0, 0.4)
     assert float(second["error"]) == pytest.approx(20.0) and float(second["entropy"]) == 11.0  # out of round.json
-    at = [(row["iteration"], float(row["temperature"]), float(row["pass_rate"])) for row in tables(report, "tdsc-temperatures")]
+    at = [
+        (row["iteration"], float(row["temperature"]), float(row["pass_rate"]))
+        for row in tables(report, "tdsc-temperatures")
+    ]
     assert at == [("1", 0.7, 25.0), ("1", 1.0, 25.0), ("2", 0.7, 50.0), ("2", 1.0, 50.0)]
-    funnel = {(row["iteration"], row["cause"]): (row["count"], float(row["percent"])) for row in tables(report, "tdsc-funnel")}
+    funnel = {
+        (row["iteration"], row["cause"]): (row["count"], float(row["percent"])) for row in tables(report, "tdsc-funnel")
+    }
     assert funnel["2", "accepted"] == ("40", 50.0) and funnel["2", "intelligibility"] == ("20", 25.0)
     assert funnel["1", "texts: pairs"] == ("7", 70.0)
     steps = tables(report, "log-checkpoints")
@@ -160,9 +165,11 @@ def test_sounds_that_are_gone_or_outside_are_left_out(tmp_path):
     (folder / "audio" / "1" / "off" / "0-0.wav").unlink()
     (folder / "audio" / "2" / "on" / "1-0.wav").write_bytes(b"RIFF")
     text = build_report([folder], tmp_path / "out").read_text()
-    assert "sft, style off cannot be heard saying p0: no audio file at" in text
-    assert "sft, style on cannot be heard saying p1" in text and "nothing to hear" not in text
-    assert inside(folder, "../secret.wav") is None and inside(folder, "/etc/passwd") is None and inside(folder, "") is None
+    assert "sft (style off) cannot be heard saying p0: no audio file at" in text
+    assert "sft (style on) cannot be heard saying p1" in text and "nothing to hear" not in text
+    assert (
+        inside(folder, "../secret.wav") is None and inside(folder, "/etc/passwd") is None and inside(folder, "") is None
+    )
 
 
 def test_an_evaluation_that_has_not_ended(tmp_path):
@@ -205,7 +212,10 @@ def test_command(runs, tmp_path, capsys):
     assert cli.main(["report", *map(str, runs), "--out", str(tmp_path), "--sentences", "1", "--title", "One"]) == 0
     assert re.fullmatch(r"wrote .*report\.html \(\d\.\d MB\), .*tables and .*figures\n", capsys.readouterr().out)
     assert "<h1>One</h1>" in (tmp_path / "report.html").read_text()
-    assert "1 of 3 sentences are in this page (what left out the others: --sentences 1)" in (tmp_path / "report.html").read_text()
+    assert (
+        "1 of 3 sentences are in this page (what left out the others: --sentences 1)"
+        in (tmp_path / "report.html").read_text()
+    )
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty", "damaged"])
@@ -234,7 +244,10 @@ def test_an_old_report_is_replaced_and_something_else_is_not(runs, tmp_path):
 def test_two_runs_of_one_name(tmp_path):
     runs = [write_rounds(tmp_path / side / "tdsc") for side in ("a", "b")]
     build_report(runs, tmp_path / "out")
-    assert {p.name for p in tmp_path.glob("out/tables/*iterations.csv")} == {"tdsc-iterations.csv", "tdsc-2-iterations.csv"}
+    assert {p.name for p in tmp_path.glob("out/tables/*iterations.csv")} == {
+        "tdsc-iterations.csv",
+        "tdsc-2-iterations.csv",
+    }
 
 
 def test_labels_are_all_different():
