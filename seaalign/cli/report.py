@@ -12,7 +12,7 @@ A RUN is a folder, known by what lies in it; several go onto one page:
   seaalign evaluate      evaluation.json: systems, plane of errors and entropy, comparisons, pitch, players
   seaalign tdsc          dashboard.json, round-*/: dynamics, table by temperature, funnel
   a training log         metrics.csv of CSVLogger, also in version_*/: checkpoints in the plane, curves
-  seaalign erosion plan  plan.json: entropy over the synthetic share
+  seaalign erosion plan  plan.json: entropy over the synthetic share; filter: funnel.json
 What a run lacks is said on the page. Beside it lie tables/*.csv and figures/*.svg, *.png."""
 EPILOG = """\
 The players are blind: letters instead of names, in another order for every sentence, until you reveal them. Keys: 1-9

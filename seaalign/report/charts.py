@@ -86,7 +86,7 @@ def lines(
     axes: tuple[str, str],
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     ranges: Mapping[str, Sequence[Range | None]] | None = None,
-    digits: int = 1,
+    digits: int | None = 1,
 ) -> Figure:
     """Curves over a common axis.
 
@@ -96,11 +96,9 @@ def lines(
         axes: what the axes say.
         series: x and y by name; no NaN.
         ranges: interval of every y, by name.
-        digits: of what is said in words.
+        digits: of what is said in words; None: four that count.
     """
-    told = [
-        trend(f"{label}: {axes[1]}" if len(series) > 1 else axes[1], y, "", digits) for label, (_, y) in series.items()
-    ]
+    told = [trend(label if len(series) > 1 else "It", y, digits) for label, (_, y) in series.items()]
     with sheet(name, caption, " ".join(told)) as paper:
         handles = []
         for index, (label, (x, y)) in enumerate(series.items()):
@@ -131,13 +129,14 @@ def mixture(name: str, plan: Mapping[str, Any]) -> Figure:
     return paper.figure
 
 
-def stacked(name: str, caption: str, rows: Mapping[str, Mapping[str, int]]) -> Figure:
+def stacked(name: str, caption: str, rows: Mapping[str, Mapping[str, int]], what: str = "candidates") -> Figure:
     """Horizontal bars of counts, one per row, each cut into its causes.
 
     Args:
         name: of the files.
         caption: what they show.
         rows: count by cause, by row; the cause "accepted" comes first.
+        what: is counted.
     """
     causes = list(dict.fromkeys(["accepted", *(cause for row in rows.values() for cause in row)]))
     first, *_, last = [*rows] * 2
@@ -158,7 +157,7 @@ def stacked(name: str, caption: str, rows: Mapping[str, Mapping[str, int]]) -> F
             )  # fmt: skip
             handles.append(bars)
             left = {label: left[label] + width for label, width in zip(rows, widths, strict=True)}
-        paper.axes.set(xlabel="candidates")
+        paper.axes.set(xlabel=what)
         paper.axes.invert_yaxis()
         paper.axes.grid(axis="y", visible=False)
         paper.legend(handles, causes, 3)

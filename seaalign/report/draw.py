@@ -78,7 +78,7 @@ def sheet(
         canvas.savefig(svg, format="svg", metadata=empty, transparent=True)
         canvas.savefig(png, format="png", metadata={"Software": None}, dpi=150, facecolor="white")
     text = svg.getvalue()
-    paper.figure = Figure(name, caption, said, inline(text, name, said), text, png.getvalue(), wide)
+    paper.figure = Figure(name, caption, said, inline(text, name, f"{caption}. {said}"), text, png.getvalue(), wide)
 
 
 def inline(svg: str, name: str, said: str) -> str:
@@ -117,17 +117,18 @@ def look(index: int) -> dict[str, str]:
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def trend(what: str, values: Sequence[float], unit: str = "", digits: int = 1) -> str:
-    """A curve in words.
+def trend(what: str, values: Sequence[float], digits: int | None = 1) -> str:
+    """A curve in words; without `digits`, numbers have four that count.
 
-    >>> trend("WER", [75.0, 36.2], " %"), trend("H_p", [10.2, 10.5, 10.2], " bits", 2)
-    ('WER falls from 75.0 to 36.2 %.', 'H_p goes from 10.20 to 10.20 bits, with 10.50 as its highest on the way.')
+    >>> trend("WER", [75.0, 36.2]), trend("H_p", [10.2, 10.5, 10.2], 2)
+    ('WER falls from 75.0 to 36.2.', 'H_p goes from 10.20 to 10.20, with 10.50 as its highest on the way.')
     """
+    form = ".4g" if digits is None else f".{digits}f"
     first, last = values[0], values[-1]
     if len(values) == 1 or min(values) == max(values):
-        return f"{what} is {first:.{digits}f}{unit}{' throughout' if len(values) > 1 else ''}."
-    span = f"from {first:.{digits}f} to {last:.{digits}f}{unit}"
+        return f"{what} is {first:{form}}{' throughout' if len(values) > 1 else ''}."
+    span = f"from {first:{form}} to {last:{form}}"
     if max(values) <= max(first, last) and min(values) >= min(first, last):
         return f"{what} {'rises' if last > first else 'falls'} {span}."
     peak, word = (max(values), "highest") if max(values) > max(first, last) else (min(values), "lowest")
-    return f"{what} goes {span}, with {peak:.{digits}f} as its {word} on the way."
+    return f"{what} goes {span}, with {peak:{form}} as its {word} on the way."

@@ -131,34 +131,33 @@ _BY_TEMPERATURE = [
 
 
 def _funnel(name: str, rounds: Sequence[Round]) -> Part:
-    part = Part("Where candidates went")
-    bars, rows = {}, []
-    for k, stats in rounds:
-        causes = {"accepted": sum(row["accepted"] for row in stats["temperatures"])}
-        for row in stats["temperatures"]:
-            for cause, count in row["refused"].items():
-                causes[cause] = causes.get(cause, 0) + count
-        bars[f"iteration {k}"] = causes
-        total = max(sum(causes.values()), 1)
-        rows += [{"iteration": k, "cause": c, "count": n, "percent": 100 * n / total} for c, n in causes.items()]
-        texts = stats["texts"]
-        rows += [
-            {
-                "iteration": k,
-                "cause": f"texts: {c.replace('_', ' ')}",
-                "count": n,
-                "percent": 100 * n / max(texts["texts"], 1),
-            }
-            for c, n in texts.items()
-        ]
+    part, bars = Part("Where candidates went"), {f"iteration {k}": _causes(stats) for k, stats in rounds}
     if not bars:
         part.missing.append("No iteration was mined yet.")
         return part
     part.lead.append("A candidate is counted under the first criterion that refused it.")
     part.figures.append(stacked(f"{name}-funnel", "Candidates by what became of them", bars))
-    columns = [
-        Column("iteration", "iteration", 0), Column("cause", "what became of it"),
-        Column("count", "count", 0), Column("percent", "% of candidates, or of texts", 1),
-    ]  # fmt: skip
-    part.tables.append(Table(f"{name}-funnel", "The funnel", columns, rows))
+    causes = list(dict.fromkeys(cause for counts in bars.values() for cause in counts))
+    rows = []
+    for (k, _), counts in zip(rounds, bars.values(), strict=True):
+        total = sum(counts.values())
+        shares = {f"{cause} %": 100 * counts.get(cause, 0) / max(total, 1) for cause in causes}
+        rows.append(
+            {"iteration": k, "candidates": total, **{cause: counts.get(cause, 0) for cause in causes}, **shares}
+        )
+    columns = [Column("iteration", "iteration", 0), Column("candidates", "candidates", 0)]
+    columns += [column for c in causes for column in (Column(c, c, 0), Column(f"{c} %", "%", 1))]
+    part.tables.append(Table(f"{name}-funnel", "Candidates by what became of them", columns, rows))
+    texts = [{"iteration": k, **stats["texts"]} for k, stats in rounds]
+    of_texts = [Column(key, key.replace("_", " "), 0) for key in texts[0]]
+    part.tables.append(Table(f"{name}-texts", "Texts by what they gave", of_texts, texts))
     return part
+
+
+def _causes(stats: dict[str, Any]) -> dict[str, int]:
+    """Candidates by what became of them, over all temperatures."""
+    counts = {"accepted": sum(row["accepted"] for row in stats["temperatures"])}
+    for row in stats["temperatures"]:
+        for cause, count in row["refused"].items():
+            counts[cause] = counts.get(cause, 0) + count
+    return counts

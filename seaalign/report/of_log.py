@@ -59,8 +59,8 @@ def read_log(path: Path) -> Series:
     Raises:
         ValueError: no column "step".
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        table = csv.DictReader(line.replace("\0", "") for line in file)  # as a full disk may leave them
         if "step" not in (table.fieldnames or ()):
             raise ValueError(f"{path} has no column 'step': is it a metrics.csv of CSVLogger?")
         series: Series = {}
@@ -125,7 +125,7 @@ def _curves(name: str, series: Series) -> Part:
     order = sorted(panels, key=lambda title: (_rank(title), title))
     for title in order[:_MOST]:
         curves = {stage: ([float(s) for s in at], list(at.values())) for stage, at in panels[title].items()}
-        figure = lines(f"{name}-{_slug(title)}", title, ("step", title), curves, digits=3)
+        figure = lines(f"{name}-{_slug(title)}", title, ("step", title), curves, digits=None)
         part.figures.append(figure)
     if len(order) > _MOST:
         part.missing.append(f"{len(order) - _MOST} more curves are in metrics.csv: {', '.join(order[_MOST:])}.")

@@ -11,7 +11,7 @@ from typing import Any
 from seaalign.report.of_critique import critique_chapter
 from seaalign.report.of_evaluation import Limits, evaluation_chapter
 from seaalign.report.of_log import find_log, log_chapter
-from seaalign.report.of_plan import plan_chapter
+from seaalign.report.of_plan import filter_chapter, plan_chapter
 from seaalign.report.parts import Chapter
 from seaalign.storage.columns import whole_or_nothing
 
@@ -27,7 +27,7 @@ def build_report(
 
     Args:
         runs: folders of `seaalign evaluate`, of TDSC's work, of a Lightning log (CSVLogger), of `seaalign erosion
-            plan`; each may be several of these.
+            plan` and `filter`; each may be several of these.
         out: folder for report.html, tables/*.csv, figures/*.svg and *.png; those of an earlier report are replaced.
         title: of the page.
         sentences: most sentences to hear, per evaluation; fewer where the page would exceed 20 MB.
@@ -58,7 +58,7 @@ def build_report(
 
 
 def kinds_of(run: Path) -> list[str]:
-    """What a folder holds, by content: "plan", "evaluation", "critique", "log".
+    """What a folder holds, by content: "plan", "filter", "evaluation", "critique", "log".
 
     Raises:
         FileNotFoundError: no such folder.
@@ -69,7 +69,8 @@ def kinds_of(run: Path) -> list[str]:
     folder = run if run.is_dir() else run.parent
     found = {
         "plan": (folder / "plan.json").is_file(),
-        "evaluation": any((folder / name).exists() for name in ("evaluation.json", "utterances.parquet")),
+        "filter": (folder / "funnel.json").is_file(),
+        "evaluation": any((folder / name).exists() for name in ("evaluation.json", "utterances.parquet", "parts")),
         "critique": (folder / "dashboard.json").is_file() or any(folder.glob("round-*/about.json")),
         "log": find_log(folder) is not None,
     }
@@ -78,7 +79,7 @@ def kinds_of(run: Path) -> list[str]:
         raise ValueError(
             f"{run} holds nothing to report. Looked for: evaluation.json (seaalign evaluate), dashboard.json or "
             "round-*/ (the work folder of TDSC), metrics.csv, also in version_*/ (CSVLogger), plan.json (seaalign "
-            "erosion plan)"
+            "erosion plan), funnel.json (seaalign erosion filter)"
         )
     return kinds
 
@@ -115,7 +116,8 @@ def render(title: str, chapters: Sequence[Chapter]) -> bytes:
 def _chapter(kind: str, name: str, folder: Path, limits: Limits) -> Chapter:
     if kind == "evaluation":
         return evaluation_chapter(name, folder, limits)
-    return {"plan": plan_chapter, "critique": critique_chapter, "log": log_chapter}[kind](name, folder)
+    of = {"plan": plan_chapter, "filter": filter_chapter, "critique": critique_chapter, "log": log_chapter}
+    return of[kind](name, folder)
 
 
 def _write(out: Path, chapters: Sequence[Chapter], page: bytes) -> Path:

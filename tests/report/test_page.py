@@ -17,6 +17,7 @@ from seaalign.report import build_report
 from seaalign.report import page as page_module
 from seaalign.report.of_log import read_log
 from seaalign.report.players import inside, labels, listening
+from seaalign.storage import write_json
 from tests.report.conftest import EVIL, LOGGED, SYSTEMS, TEXTS, write_evaluated, write_log, write_rounds
 
 
@@ -88,11 +89,10 @@ def test_tables_hold_the_numbers_of_the_runs(report):
         for row in tables(report, "tdsc-temperatures")
     ]
     assert at == [("1", 0.7, 25.0), ("1", 1.0, 25.0), ("2", 0.7, 50.0), ("2", 1.0, 50.0)]
-    funnel = {
-        (row["iteration"], row["cause"]): (row["count"], float(row["percent"])) for row in tables(report, "tdsc-funnel")
-    }
-    assert funnel["2", "accepted"] == ("40", 50.0) and funnel["2", "intelligibility"] == ("20", 25.0)
-    assert funnel["1", "texts: pairs"] == ("7", 70.0)
+    funnel = tables(report, "tdsc-funnel")[1]
+    assert (funnel["candidates"], funnel["accepted"], funnel["accepted %"]) == ("80", "40", "50.0")
+    assert (funnel["intelligibility"], funnel["intelligibility %"], funnel["length <b>"]) == ("20", "25.0", "20")
+    assert tables(report, "tdsc-texts")[0]["nothing accepted"] == "2"
     steps = tables(report, "log-checkpoints")
     assert [(row["step"], row["val/wer"], row["val/erosion/entropy_corrected"]) for row in steps] == [
         ("10", "50.0", "10.5"), ("20", "40.0", "10.2"),
@@ -110,7 +110,7 @@ def test_figures_lie_beside_the_page_as_svg_and_png(report):
 
 def test_what_is_to_be_seen_is_said(report):
     text = report.read_text()
-    assert "error % falls from 40.0 to 20.0." in text and "pass rate % rises from 25.0 to 50.0." in text
+    assert "error % by iteration. It falls from 40.0 to 20.0." in text and "It rises from 25.0 to 50.0." in text
     assert "1 of 2 differences are significant at 5 % after Holm" in text
     assert "The entropy of the mixture peaks at alpha*" in text
     assert "Iteration 3 is not complete (1 waves of candidates are sampled)" in text
@@ -182,7 +182,7 @@ def test_a_log_with_a_loss_alone_and_one_with_nothing(tmp_path):
     log = write_log(tmp_path / "log", [{"step": i, "epoch": 0, "train/loss": 3.0 - i} for i in range(3)])
     text = build_report([log], tmp_path / "out").read_text()
     assert "The log holds no error rate (val/wer) and no H_p (ErosionMonitor)" in text
-    assert "Erosion was not watched in this run" in text and "loss falls from 3.000 to 1.000" in text
+    assert "Erosion was not watched in this run" in text and "loss. It falls from 3 to 1." in text
     empty = write_log(tmp_path / "empty", [{"step": 1, "epoch": 0}])
     assert "holds no loss, reward, error rate or erosion" in build_report([empty], tmp_path / "out").read_text()
 
@@ -200,6 +200,13 @@ def test_the_newest_version_of_a_log_is_taken(tmp_path):
         write_log(tmp_path / "logs" / f"version_{version}", rows)
     text = build_report([tmp_path / "logs"], tmp_path / "out").read_text()
     assert "version_10/metrics.csv" in text and "1 older version lies beside this one" in text
+
+
+def test_a_log_that_was_cut_in_the_middle_of_a_line(tmp_path):
+    path = write_log(tmp_path, LOGGED) / "metrics.csv"
+    path.write_bytes(path.read_bytes()[:-9] + b"\0\0\xff")
+    found = read_log(path)
+    assert found["val/loss"] == {9: 2.6} and "<main" in build_report([tmp_path], tmp_path / "out").read_text()
 
 
 def test_read_log_keeps_what_was_logged(tmp_path):
@@ -252,3 +259,26 @@ def test_two_runs_of_one_name(tmp_path):
 
 def test_labels_are_all_different():
     assert len(set(labels(200))) == 200
+
+
+def test_where_filtered_speech_went(tmp_path):
+    def cell(count):
+        return {"count": count, "percent": 10.0 * count}
+
+    stages = {
+        "in": cell(10),
+        "readable": cell(10),
+        "duration": cell(8),
+        "loops": cell(7),
+        "error": None,
+        "kept": cell(7),
+    }
+    sides = {"tokens": {"before": 900, "after": 600}, "entropy": {"before": 8.5, "after": 8.625}}
+    sides |= {"repetition": {"before": 0.05, "after": 0.01}, "error_rate": {"before": None, "after": None}}
+    told = {"kind": "filter", "rows": [{"source": EVIL, "stages": stages, **sides}], "notes": ["nobody listened"]}
+    write_json(tmp_path / "run" / "funnel.json", told)
+    text = build_report([tmp_path / "run"], tmp_path / "out").read_text()
+    (row,) = tables(tmp_path / "out" / "report.html", "run-filter")
+    assert [row[key] for key in ("in", "duration", "loops", "kept", "kept %")] == ["10", "8", "7", "7", "70.0"]
+    assert (row["entropy after"], float(row["repetition after"])) == ("8.625", 1.0) and "error" not in row
+    assert "nobody listened" in text and "70 % accepted" in text
