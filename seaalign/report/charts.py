@@ -87,6 +87,7 @@ def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     ranges: Mapping[str, Sequence[Range | None]] | None = None,
     digits: int | None = 1,
+    joined: bool = True,
 ) -> Figure:
     """Curves over a common axis.
 
@@ -97,12 +98,16 @@ def lines(
         series: x and y by name; no NaN.
         ranges: interval of every y, by name.
         digits: of what is said in words; None: four that count.
+        joined: False: points of their own, no curves.
     """
-    told = [trend(label if len(series) > 1 else "It", y, digits) for label, (_, y) in series.items()]
+    names = list(series) if len(series) > 1 else ["It"]
+    pairs = zip(names, series.values(), strict=True)
+    told = [trend(n, y, digits) if joined else f"{n}: {min(y):.4g} to {max(y):.4g}." for n, (_, y) in pairs]
     with sheet(name, caption, " ".join(told)) as paper:
         handles = []
         for index, (label, (x, y)) in enumerate(series.items()):
-            style: dict[str, Any] = look(index) | ({"markersize": 4} if len(x) <= 40 else {"marker": ""})
+            marks = {"markersize": 4} if len(x) <= 40 or not joined else {"marker": ""}
+            style: dict[str, Any] = {**look(index), "linestyle": "-" if joined else "", **marks}
             handles += paper.axes.plot(x, y, **style)
             for place, reach in zip(x, (ranges or {}).get(label, ()), strict=False):
                 _bar(paper.axes, place, reach, handles[-1].get_color())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def evaluation_chapter(name: str, folder: Path, limits: Limits) -> Chapter:
         _shares(name, rows),
         _comparisons(name, found.comparisons),
         _pitch(name, said, known),
-        _sounds(folder, said, limits),
+        _sounds(folder, said, limits, found.settings.get("language")),
     ]
     return chapter
 
@@ -152,8 +152,11 @@ def _shares(name: str, rows: list[dict[str, Any]]) -> Part:
                 ranges.setdefault(label, []).append(_range(row, metric))
         if any(len(set(x)) > 1 for x, _ in series.values()):
             title, digits = METRICS[metric]
-            axes = ("synthetic share alpha", title)
-            part.figures.append(lines(f"{name}-alpha-{metric}", f"{title} over alpha", axes, series, ranges, digits))
+            axes, once = ("synthetic share alpha", title), all(len(set(x)) == len(x) for x, _ in series.values())
+            drawn = lines(f"{name}-alpha-{metric}", f"{title} over alpha", axes, series, ranges, digits, once)
+            part.figures.append(drawn)
+            if not once and not part.lead:
+                part.lead.append("Several systems have the same share, so the points are not joined to curves.")
     if not part.figures:
         part.missing.append("No two systems say their synthetic share (alpha) and differ in it: no curve.")
     return part
@@ -219,7 +222,7 @@ def _contour(name: str, mode: str, rows: Mapping[str, Row], known: Sequence[str]
     return contours(name, f"“{rows[order[0]].text}”, style {mode}", heard, spreads, known)
 
 
-def _sounds(folder: Path, said: Said, limits: Limits) -> Part:
+def _sounds(folder: Path, said: Said, limits: Limits, language: Any) -> Part:
     part = Part("Listen")
     sentences: dict[str, tuple[str, dict[str, tuple[Path, str]]]] = {}
     for prompt, rows in said.items():
@@ -227,7 +230,8 @@ def _sounds(folder: Path, said: Said, limits: Limits) -> Part:
             path = inside(folder, row.audio)
             if path is not None:
                 sentences.setdefault(prompt, (row.text, {}))[1][label] = (path, _truth(label, row))
-    part.listening = listening(sentences, limits.sentences, limits.size, limits.seed, part.missing)
+    heard = listening(sentences, limits.sentences, limits.size, limits.seed, part.missing)
+    part.listening = heard and replace(heard, language=language if isinstance(language, str) else "")
     if not sentences:
         part.missing.append("The evaluation kept no sounds, so there is nothing to hear.")
     return part
@@ -235,5 +239,5 @@ def _sounds(folder: Path, said: Said, limits: Limits) -> Part:
 
 def _truth(label: str, row: Row) -> str:
     errors, words = number(row.score("word_errors")), number(row.score("words"))
-    told = f", {errors:.0f} of {words:.0f} words wrong" if errors is not None and words else ""
+    told = f", word errors: {errors:.0f} in {words:.0f} words" if errors is not None and words else ""
     return f"{label}{told}" + (f", heard as “{row.transcript}”" if row.transcript else "")

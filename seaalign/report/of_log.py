@@ -123,9 +123,9 @@ def _curves(name: str, series: Series) -> Part:
         if words & set(_SHOWN) and not words & set(_HIDDEN):
             panels.setdefault(title, {})[stage if title != key else "logged"] = series[key]
     order = sorted(panels, key=lambda title: (_rank(title), title))
-    for title in order[:_MOST]:
+    for place, title in enumerate(order[:_MOST], 1):
         curves = {stage: ([float(s) for s in at], list(at.values())) for stage, at in panels[title].items()}
-        figure = lines(f"{name}-{_slug(title)}", title, ("step", title), curves, digits=None)
+        figure = lines(f"{name}-{place:02d}-{_slug(title)}", title, ("step", title), curves, digits=None)
         part.figures.append(figure)
     if len(order) > _MOST:
         part.missing.append(f"{len(order) - _MOST} more curves are in metrics.csv: {', '.join(order[_MOST:])}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def build_report(
     heard = sum("evaluation" in kind for kind in kinds)
     limits = Limits(sentences, _SOUNDS // max(heard, 1), seed)
     chapters = [
-        _chapter(kind, name, folder if folder.is_dir() else folder.parent, limits)
+        _chapter(
+            kind, name if len(found) == 1 else f"{name}-{kind}", folder if folder.is_dir() else folder.parent, limits
+        )
         for name, folder, found in zip(names(folders), folders, kinds, strict=True)
         for kind in found
     ]
@@ -94,8 +97,7 @@ def names(folders: Sequence[Path]) -> list[str]:
     for folder in folders:
         stem = folder.resolve().parent.name if folder.suffix in (".json", ".csv") else folder.resolve().name
         slug = "".join(c if c.isascii() and c.isalnum() else "-" for c in stem).strip("-") or "run"
-        again = sum(name == slug or name.rpartition("-")[0] == slug for name in found)
-        found.append(f"{slug}-{again + 1}" if again else slug)
+        found.append(next(n for i in count(1) if (n := slug if i == 1 else f"{slug}-{i}") not in found))
     return found
 
 

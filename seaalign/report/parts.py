@@ -124,11 +124,13 @@ class Listening:
         sentences: those in the page.
         total: how many there were.
         why: what left out the others.
+        language: of the texts, for screen readers: "lo"; "" where it is not known.
     """
 
     sentences: list[Sentence]
     total: int
     why: str
+    language: str = ""
 
 
 @dataclass

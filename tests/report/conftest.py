@@ -47,7 +47,7 @@ def write_evaluated(folder: Path, sound: bool = True) -> Path:
         Comparison("entropy", "dgsa", EVIL, "on", 0.1, -0.2, 0.4, 0.5, 0.5),
     ]
     write_evaluation(
-        folder, Evaluation({"repeats": 1}, results, compared, rows, ["the judge of <b>training</b> reports"])
+        folder, Evaluation({"language": "lo"}, results, compared, rows, ["the judge of <b>training</b> reports"])
     )
     return folder
 

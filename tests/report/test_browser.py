@@ -137,13 +137,13 @@ def test_players_by_keyboard(page):
 
 
 def test_blind_until_revealed(page):
-    secret = re.compile(r"sft|dgsa|recordings|words wrong")
+    secret = re.compile(r"sft|dgsa|recordings|word errors")
     for sentence in page.locator(".sentence").all():
         assert not secret.search(sentence.inner_text()) and not secret.search(sentence.aria_snapshot())
     sentence = page.locator(".sentence").first
     sentence.get_by_role("button", name="Reveal").click()
     assert "dgsa (style on)" in sentence.inner_text() and f"{EVIL} (style off)" in sentence.inner_text()
-    assert "recordings" in sentence.aria_snapshot() and "words wrong" in sentence.inner_text()
+    assert "recordings" in sentence.aria_snapshot() and "word errors" in sentence.inner_text()
     assert not secret.search(page.locator(".sentence").nth(1).inner_text())
     sentence.get_by_role("button", name="Reveal").click()
     assert not secret.search(sentence.inner_text())

@@ -13,9 +13,11 @@ import pytest
 
 from seaalign import cli
 from seaalign.audio import load
+from seaalign.evaluation import Evaluation, Result, Score, write_evaluation
 from seaalign.report import build_report
 from seaalign.report import page as page_module
 from seaalign.report.of_log import read_log
+from seaalign.report.page import names
 from seaalign.report.players import inside, labels, listening
 from seaalign.storage import write_json
 from tests.report.conftest import EVIL, LOGGED, SYSTEMS, TEXTS, write_evaluated, write_log, write_rounds
@@ -103,13 +105,22 @@ def test_tables_hold_the_numbers_of_the_runs(report):
 def test_figures_lie_beside_the_page_as_svg_and_png(report):
     svg, png = ({path.stem for path in report.parent.glob(f"figures/*.{kind}")} for kind in ("svg", "png"))
     wanted = {"evaluation-plane", "evaluation-alpha-wer", "evaluation-alpha-entropy", "evaluation-f0-1", "tdsc-error"}
-    wanted |= {"tdsc-entropy", "tdsc-pass-rate", "tdsc-f0-std", "tdsc-funnel", "log-plane", "log-loss", "plan-erosion"}
+    wanted |= {
+        "tdsc-entropy",
+        "tdsc-pass-rate",
+        "tdsc-f0-std",
+        "tdsc-funnel",
+        "log-plane",
+        "log-01-loss",
+        "plan-erosion",
+    }
     assert svg == png and wanted <= svg
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in report.parent.glob("figures/*.png"))
 
 
 def test_what_is_to_be_seen_is_said(report):
     text = report.read_text()
+    assert f'<bdi lang="lo">{TEXTS[1]}</bdi>' in text
     assert "error % by iteration. It falls from 40.0 to 20.0." in text and "It rises from 25.0 to 50.0." in text
     assert "1 of 2 differences are significant at 5 % after Holm" in text
     assert "The entropy of the mixture peaks at alpha*" in text
@@ -126,7 +137,7 @@ def test_same_runs_same_bytes(runs, report, tmp_path):
 
 def test_players_hold_the_sounds_in_an_order_that_the_seed_draws(runs, report, tmp_path):
     def orders(page: Path) -> list[list[str]]:
-        found = re.findall(r'<span class="truth" hidden>(.*?), \d of 4 words', page.read_text())
+        found = re.findall(r'<span class="truth" hidden>(.*?), word errors', page.read_text())
         return [found[i : i + 7] for i in range(0, len(found), 7)]
 
     first = orders(report)
@@ -255,6 +266,29 @@ def test_two_runs_of_one_name(tmp_path):
         "tdsc-iterations.csv",
         "tdsc-2-iterations.csv",
     }
+
+
+def test_names_are_never_the_same():
+    assert names([Path("x/a-2"), Path("y/a"), Path("z/a"), Path("a")]) == ["a-2", "a", "a-3", "a-4"]
+    assert names([Path("ລາວ"), Path("/")]) == ["run", "run-2"]
+
+
+def test_two_kinds_in_one_folder_are_two_chapters(tmp_path):
+    write_log(write_evaluated(tmp_path / "run", sound=False), LOGGED)
+    text = build_report([tmp_path / "run"], tmp_path / "out").read_text()
+    assert "run-evaluation <span" in text and "run-log <span" in text
+    planes = {path.name for path in tmp_path.glob("out/figures/*plane.svg")}
+    assert planes == {"run-evaluation-plane.svg", "run-log-plane.svg"}
+    assert "Several systems have the same share" not in text
+
+
+def test_systems_of_one_share_are_not_joined_to_a_curve(tmp_path):
+    scores = {"wer": Score(30.0), "entropy": Score(9.0)}
+    results = [Result(name, "off", scores, 1, alpha) for name, alpha in (("sft", 0.8), ("dgsa", 0.8), ("real", 0.0))]
+    write_evaluation(tmp_path / "run", Evaluation({}, results))
+    text = build_report([tmp_path / "run"], tmp_path / "out").read_text()
+    assert "Several systems have the same share" in text and "It: 30 to 30." in text
+    assert "compares no systems" in text and "No sentence has a pitch contour" in text
 
 
 def test_labels_are_all_different():
