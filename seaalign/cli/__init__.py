@@ -30,6 +30,7 @@ COMMANDS = {
     "validate": Command("seaalign.cli.training:validate", "the validation numbers of a checkpoint"),
     "test": Command("seaalign.cli.training:test", "the same for modules with a test_step"),
     "predict": Command("seaalign.cli.training:predict", "the same for modules with a predict_step"),
+    "report": Command("seaalign.cli.report:report", "one page of what runs left on disk, with players, blind"),
     "prepare": Command("seaalign.cli.prepare:prepare", "turn a corpus (CosyVoice, Kaldi, NeMo, ...) into utterances"),
     "evaluate": Command(
         "seaalign.cli.evaluate:evaluate", "compare systems on the same texts: errors, F0, H_p, similarity"
