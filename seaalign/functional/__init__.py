@@ -5,6 +5,7 @@ twins that add up over batches and processes are in :mod:`seaalign.metrics`.
 """
 
 from seaalign.functional.alignment import align, cepstra
+from seaalign.functional.comparison import holm, interval, paired_test, resampled_ratio
 from seaalign.functional.dependence import distance_correlation, hsic
 from seaalign.functional.entropy import count_entropy, entropy_at
 from seaalign.functional.errors import edit_distance, error_rate
@@ -67,16 +68,20 @@ __all__ = [
     "fsq",
     "fsq_values",
     "gaussian_log_likelihood",
+    "holm",
     "hsic",
     "implicit_reward",
+    "interval",
     "ipo_loss",
     "mixture_entropy",
     "mixture_entropy_slope",
+    "paired_test",
     "preference_margin",
     "prosody_regression_loss",
     "reconstruction_loss",
     "repetition_rate",
     "repetition_span",
+    "resampled_ratio",
     "reverse_gradient",
     "semitones",
     "sequence_logp",
