@@ -26,6 +26,7 @@ FLOW = (
         "callbacks",
         "stages",
         "report",
+        "listening",
         "testing",
         "miniature",
         "demo",
