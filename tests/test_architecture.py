@@ -27,6 +27,7 @@ FLOW = (
         "stages",
         "evaluation",
         "report",
+        "listening",
         "testing",
         "miniature",
         "demo",

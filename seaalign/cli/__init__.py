@@ -24,6 +24,9 @@ COMMANDS = {
     "erosion": Command(
         "seaalign.cli.erosion:erosion", "before training: filter synthetic speech, plan what a share of it will do"
     ),
+    "listen": Command(
+        "seaalign.cli.listen:listen", "listening tests without a server: pages for raters, and their answers"
+    ),
     "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
     "tdsc": Command("seaalign.cli.critique:tdsc", "improve a policy without recordings: explore, judge, learn, repeat"),
     "mine": Command("seaalign.cli.mine:mine", "one iteration of that without its training, on many machines"),
