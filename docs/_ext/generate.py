@@ -88,7 +88,8 @@ def room(module: ModuleType, taken: set[int]) -> str:
     names = [name for name in public(module) if id(getattr(module, name)) not in taken]
     taken.update(id(getattr(module, name)) for name in names)
     title = module.__name__
-    table = "\n".join(f"   {name}" for name in sorted(names, key=str.lower))
+    documented = [name for name in names if callable(getattr(module, name)) and get_args(getattr(module, name)) == ()]
+    table = "\n".join(f"   {name}" for name in sorted(documented, key=str.lower))
     parts = [
         f"{title}\n{'=' * len(title)}",
         f".. automodule:: {title}\n   :no-members:",
