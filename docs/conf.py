@@ -10,8 +10,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # the checkout, whatever is installed
 
-from _ext import generate  # noqa: E402
-
 import seaalign  # noqa: E402
 
 project, author = "seaalign", "the seaalign authors"

@@ -8,11 +8,14 @@ import inspect
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 from unittest import mock
+
+from docutils import nodes
+from sphinx import addnodes
 
 import seaalign
 from seaalign import cli
@@ -27,6 +30,8 @@ def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("builder-inited", lambda app: write(pages()))
     app.connect("source-read", lambda app, name, source: source.__setitem__(0, linked(source[0])))
+    app.connect("doctree-resolved", cross_referenced)
+    app.connect("html-page-context", breakable)
     return {"parallel_read_safe": True}
 
 
@@ -107,10 +112,9 @@ def full(module: ModuleType, name: str) -> str:
         return f".. autoclass:: {name}"
     if inspect.isroutine(value):
         return f".. autofunction:: {name}"
-    what = "By name: " + ", ".join(f"``{key}``" for key in value) if isinstance(value, dict) else "One of: " + ", ".join(
-        f"``{choice!r}``" for choice in get_args(value)
-    )
-    return f".. py:data:: {name}\n\n   {what}."
+    what, choices = ("By name", value) if isinstance(value, dict) else ("One of", get_args(value))
+    listed = ", ".join(f"``{choice}``" for choice in choices)
+    return f".. py:data:: {name}\n\n   {what}: {listed}."
 
 
 def overview(rooms: list[str]) -> str:
@@ -158,6 +162,44 @@ def headline(module: ModuleType) -> str:
     return " ".join((module.__doc__ or "").strip().split("\n\n")[0].split())
 
 
+def cross_referenced(app: Any, tree: nodes.document, page: str) -> None:
+    """Names in backticks lead to the API: those that only one object has, with its room or without."""
+    known = app.env.domains.python_domain.objects
+    full = dict(shortened(known))
+    for literal in list(tree.findall(nodes.literal)):
+        target = full.get(literal.astext())
+        inside = literal.parent
+        while inside is not None and not isinstance(inside, nodes.reference | nodes.title | addnodes.desc_signature):
+            inside = inside.parent
+        if target is None or inside is not None:
+            continue
+        entry = known[target]
+        link = nodes.reference("", "", internal=True, reftitle=target)
+        link["refuri"] = f"{app.builder.get_relative_uri(page, entry.docname)}#{entry.node_id}"
+        literal.replace_self(link)
+        link += literal
+
+
+def shortened(known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(how it may be written, full name): `functional.dpo_loss`, `dpo_loss`, `Speech.pack`; no plain word, `load`."""
+    short: dict[str, set[str]] = {}
+    for name in known:
+        inside = name.partition(".")[2]
+        bare = inside.partition(".")[2]
+        for spelling in {name, inside, bare if re.search(r"[A-Z_.]", bare) else name}:
+            short.setdefault(spelling, set()).add(name)
+    return ((spelling, names.pop()) for spelling, names in short.items() if len(names) == 1)
+
+
+def breakable(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Long names in tables may go on in the next line after a slash, dot or underscore."""
+    context["body"] = re.sub(
+        r'(?<=<span class="pre">)[^<]+',
+        lambda found: re.sub(r"[/._](?=\w)", r"\g<0><wbr>", found[0]),
+        context.get("body", ""),
+    )
+
+
 # ---- the commands
 
 
@@ -201,11 +243,8 @@ def block(text: str) -> str:
 def examples() -> str:
     """The files of examples/ that stand on their own, as they are."""
     files = sorted(file for file in (ROOT / "examples").iterdir() if file.suffix in (".yaml", ".py"))
-    language: Callable[[Path], str] = lambda file: {".py": "python"}.get(file.suffix, "yaml")  # noqa: E731
-
-    def shown() -> Iterator[str]:
-        yield "# Example files\n\nFrom the folder `examples/` of the repository, which also has the benchmarks."
-        for file in files:
-            yield f"## {file.name}\n\n```{language(file)}\n{file.read_text().rstrip()}\n```"
-
-    return "\n\n".join(shown()) + "\n"
+    parts = ["# Example files\n\nFrom the folder `examples/` of the repository, which also has the benchmarks."]
+    for file in files:
+        language = "python" if file.suffix == ".py" else "yaml"
+        parts.append(f"## {file.name}\n\n```{language}\n{file.read_text().rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
