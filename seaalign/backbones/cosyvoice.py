@@ -31,7 +31,7 @@ class CosyVoice(DecoderOnly):
     flow and vocoder get, {"token": (Tp,), "feat": (2 Tp, 80), "embedding": (192,)}; it is the same in both modes and
     never enters the language model.
 
-    CosyVoice 3 reads an instruction first, the ids up to and including <|endofprompt|>. It is taken from the text, or
+    CosyVoice 3 reads an instruction first, the ids up to and including `<|endofprompt|>`. It is taken from the text, or
     else from the transcript of the style, or else from `instruct`, and put in front, where it stood in training;
     without one there is an error. In CosyVoice 2 `instruct` merely stands before all text.
 
@@ -49,7 +49,7 @@ class CosyVoice(DecoderOnly):
             cosyvoice3.yaml), built by the checkout on PYTHONPATH.
         checkpoint: weights to read first, for instance the `llm.pt` of a fine-tune; see `load`.
         instruct: text ids, or text where there is a tokenizer, put before every text; for CosyVoice 3 it ends with
-            <|endofprompt|>, as in "You are a helpful assistant.<|endofprompt|>".
+            `<|endofprompt|>`, as in `"You are a helpful assistant.<|endofprompt|>"`.
         tokenizer: what `cosyvoice.tokenizer.tokenizer.get_qwen_tokenizer` gives; default: that of the whole object.
         text_frontend: `tokenize` normalises as upstream's inference does, which spells digits out in English outside
             Chinese; False: not at all, as in upstream's training.
