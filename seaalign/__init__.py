@@ -51,6 +51,7 @@ _HOME = {
     "DGSA": "modules",
     "DPO": "modules",
     "Disentangler": "modules",
+    "Habits": "modules",
     "SFT": "modules",
     "TDSC": "modules",
     "ConstraintCheckpoint": "callbacks",
@@ -93,7 +94,7 @@ if TYPE_CHECKING:
         TemperatureCurriculum,
     )
     from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
-    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler
+    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler, Habits
     from seaalign.records import (
         Candidate,
         Pair,
@@ -139,6 +140,7 @@ __all__ = [
     "DGSA",
     "DPO",
     "Disentangler",
+    "Habits",
     "SFT",
     "TDSC",
     "ConstraintCheckpoint",
