@@ -51,6 +51,7 @@ _HOME = {
     "DGSA": "modules",
     "DPO": "modules",
     "Disentangler": "modules",
+    "Habits": "modules",
     "SFT": "modules",
     "TDSC": "modules",
     "ConstraintCheckpoint": "callbacks",
@@ -98,7 +99,7 @@ if TYPE_CHECKING:
     )
     from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
     from seaalign.evaluation import evaluate, read_evaluation
-    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler
+    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler, Habits
     from seaalign.records import (
         Candidate,
         Pair,
@@ -144,6 +145,7 @@ __all__ = [
     "DGSA",
     "DPO",
     "Disentangler",
+    "Habits",
     "SFT",
     "TDSC",
     "ConstraintCheckpoint",

@@ -60,3 +60,24 @@ def test_a_minute_world_is_examined(study):
     assert set(study._KEYS) <= set(found)
     assert found["speaker_code"]["value"] == max(found[f"speaker_code_{k}"]["value"] for k in ("ids", "values"))
     assert found["speaker_code"]["chance"] == pytest.approx(1 / 6)
+
+
+def test_level_rhythm_and_what_makes_a_voice_are_asked_for(study):
+    """A module that passes on level and sounding in place of a code, and the tract in place of a timbre."""
+    heard = study.hear
+
+    class Glass:
+        levels, hparams = (101,), {"stride": 10}
+
+        def prosody(self, waves):
+            frames = [h.frames[:, 2] for h in heard(waves, 8000, 8000)]
+            steps = [torch.stack([part.mean() for part in f.split(10)]) for f in frames]
+            return [(s - s.mean() + 50).clamp(0, 100).round().long() for s in steps]  # within half a decibel
+
+        def timbre(self, waves):
+            return torch.tensor([[s.tract, 0.0] for s in study.JUDGE_SPEAKERS.values() for _ in range(2)])
+
+    found = study.parameters(Glass(), study.voice_world(0, texts=66, words=1)[1])
+    assert found["level_code"] > 0.97 and 0.6 < found["rhythm_code"] < 1
+    asked = study.strangers(Glass(), 0, each=2)
+    assert asked["tract_timbre"] > 0.99 and max(asked["tilt_timbre"], asked["tract_code"]) < 0.5
