@@ -81,7 +81,7 @@ def test_the_example_runs(folder: Path, capsys: Any) -> None:
         "3 texts, 1 repeats",
         "WER % beyond people's",
         "H_p bits",
-        "differences are real",
+        "differences are beyond chance",
         "note: each text was said",
     ):
         assert what in said
@@ -138,7 +138,8 @@ def test_the_table(capsys: Any) -> None:
     said = capsys.readouterr().out
     for what in (
         "9 texts, 2 repeats, 95 % intervals over texts, entropy at 300 tokens", "12.3 [10.0, 15.1]", "10.521",
-        "0.50 [0.40, 0.60]", "1 of 2 differences are real", "WER %, style off: sft - tts = -2.5 [-4, -1], p = 0.01",
+        "0.50 [0.40, 0.60]", "1 of 2 differences are beyond chance",
+        "WER %, style off: sft - tts = -2.5 [-4, -1], p = 0.01",
         "note: only [one] thing", "tts [x]",
     ):  # fmt: skip
         assert what in said

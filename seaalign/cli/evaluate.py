@@ -19,7 +19,7 @@ from seaalign.evaluation.fleurs import Fleurs
 from seaalign.judges.transcribers import Transcriber
 
 ABOUT = """\
-seaalign evaluate --config FILE --out RUN: what came of training, with intervals, and which differences are real.
+seaalign evaluate --config FILE --out RUN: what came of training, with intervals, and what of it is beyond chance.
 
 Systems are policies (a backbone and the weights of a run) and recordings of any synthesiser (a folder of ID.wav), mixed
 as you like. The texts are a JSONL file, {"id": "s1", "text": "hello"} a line; with "audio", a person saying it, errors
@@ -102,7 +102,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def show(found: Evaluation, out: str, console: Console | None = None) -> None:
-    """The numbers as a table, the differences that are real, and the warnings."""
+    """The numbers as a table, the differences beyond chance, and the warnings."""
     console = console or Console()
     console.print(_title(found), highlight=False, soft_wrap=True)
     table = Table(box=None)
@@ -117,7 +117,7 @@ def show(found: Evaluation, out: str, console: Console | None = None) -> None:
     console.print(table)
     real = [each for each in found.comparisons if each.p_holm < 0.05]
     if found.comparisons:
-        console.print(f"\n{len(real)} of {len(found.comparisons)} differences are real (p < 0.05 after Holm):")
+        console.print(f"\n{len(real)} of {len(found.comparisons)} differences are beyond chance (p < 0.05 after Holm):")
     for each in real:
         name = SHOWN.get(each.metric, (each.metric, 2))[0]
         console.print(

@@ -29,7 +29,7 @@ def conflicts(ear: Transcriber | None, systems: Sequence[System], named: Iterabl
     """
     if ear is None:
         return []
-    ours = {name.lower(): name for name in names_of(ear)}
+    ours = {_plain(name): name for name in names_of(ear)}
     said = []
     for system in systems:
         weights = getattr(system, "weights", None) if isinstance(system, Policy) else None
@@ -38,9 +38,18 @@ def conflicts(ear: Transcriber | None, systems: Sequence[System], named: Iterabl
     for thing in named:
         names = filters_of(thing) if Path(thing).is_dir() else {str(thing)}
         said += [(name, str(thing)) for name in names]
-    same = [(ours[name.lower()], where) for name, where in said if name.lower() in ours]
+    same = [(ours[_plain(name)], where) for name, where in said if _plain(name) in ours]
     return [
         f"{name} reports the errors, and chose training data, too ({where}): its error no longer measures the result. "
         "Report by another recogniser"
         for name, where in sorted(set(same))
     ]
+
+
+def _plain(name: str) -> str:
+    """A model by whatever package and owner it comes.
+
+    >>> _plain("openai/whisper-large-v3") == _plain("large-v3") == _plain("Systran/faster-whisper-large-v3")
+    True
+    """
+    return name.lower().rpartition("/")[2].removeprefix("faster-").removeprefix("whisper-")

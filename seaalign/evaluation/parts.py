@@ -107,12 +107,12 @@ class Parts:
 
     def _made(self, system: System, style: Style, repeat: int) -> list[Row]:
         said = system.speak(self.cases, style, repeat, self.batch, self.progress)
-        starts = range(0, len(self.cases), self.batch)
-        what = f"{system.name}, style {style}, repeat {repeat + 1}: listening"
+        answers = list(islice(said, self.batch))  # a policy samples all before the first: one bar after the other
         rows: list[Row] = []
-        for start in track(starts, what, self.progress):
-            part = self.cases[start : start + self.batch]
-            rows += self._measured(part, list(islice(said, len(part))), system, style, repeat)
+        what = f"{system.name}, style {style}, repeat {repeat + 1}: listening"
+        for start in track(range(0, len(self.cases), self.batch), what, self.progress):
+            rows += self._measured(self.cases[start : start + self.batch], answers, system, style, repeat)
+            answers = list(islice(said, self.batch))
         return rows
 
     def _measured(

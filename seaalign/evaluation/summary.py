@@ -1,4 +1,4 @@
-"""From rows to numbers: a value with its interval for each system and metric, and which differences are real."""
+"""From rows to numbers: a value with its interval for each system and metric, and which differences matter."""
 
 from __future__ import annotations
 

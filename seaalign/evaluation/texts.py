@@ -18,6 +18,7 @@ from seaalign.data.speech import load_utterances
 from seaalign.judges.languages import graphemes
 from seaalign.records import Prompt, Recording
 from seaalign.records.recording import Audio
+from seaalign.records.speech import set_fields
 from seaalign.storage.lines import AudioFolder, Row, json_lines, require_file, require_rows
 from seaalign.storage.rows import OnBad, Refused, sift
 
@@ -51,6 +52,10 @@ class Case:
     voice: Audio | None = None
     voice_text: str | None = None
     language: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("audio", "voice"):
+            set_fields(self, **{name: Recording("case", "case", getattr(self, name)).audio})  # names of files as paths
 
 
 def hear(audio: Audio, name: str) -> tuple[Tensor, int]:

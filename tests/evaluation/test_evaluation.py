@@ -15,6 +15,8 @@ from seaalign.evaluation import Case, Policy, Recorded, evaluate, read_evaluatio
 from seaalign.evaluation.parts import Parts
 from seaalign.functional import entropy_at, error_rate, f0_std
 from seaalign.functional.pitch import f0
+from seaalign.judges import Duration, Intelligibility, Judge, Repetition
+from seaalign.judges.transcribers import ByLanguage, Transcriber
 from tests.evaluation.world import RATE, Hummer, cases, ear, hum
 
 pytestmark = pytest.mark.audio
@@ -305,6 +307,16 @@ def test_the_recogniser_that_filtered_is_named(tmp_path):
             progress=False,
         )
         assert sum("chose training data" in line for line in found.warnings) == count
+
+
+def test_a_judge_says_who_listens():
+    judge = Judge(Repetition(), Intelligibility(ByLanguage({"th": ear, "lo": Silent()})), Duration(per_unit=4.0))
+    assert judge.listeners == ["Silent", "ear"]
+
+
+class Silent(Transcriber):
+    def transcribe(self, waveforms, sample_rate, language=None):
+        return [""] * len(waveforms)
 
 
 def test_measures_of_ones_own_become_metrics(tmp_path):
