@@ -49,7 +49,8 @@ def plane(name: str, points: Sequence[Point], x: str, y: str, joined: bool = Fal
     said = f"{len(points)} points. Nothing is both more stable and livelier than: {', '.join(best)}."
     names = list(dict.fromkeys(point.name for point in points if point.kind != "recordings"))
     styles = {point.kind for point in points}
-    caption = "Right: fewer errors; up: livelier. Bars: 95 % intervals."
+    caption = "Right: fewer errors; up: livelier."
+    caption += " Bars: 95 % intervals." if any(point.x_range or point.y_range for point in points) else ""
     caption += " Filled: style prefix off; hollow: on." if "on" in styles else ""
     caption += " Star: recordings." if "recordings" in styles else ""
     with sheet(name, caption, said, _WIDE, wide=True) as paper:
@@ -64,7 +65,7 @@ def plane(name: str, points: Sequence[Point], x: str, y: str, joined: bool = Fal
                 axes.annotate(short(point.name), (point.x, point.y), (5, 5), textcoords="offset points", fontsize=8)
         axes.set(xlabel=f"{x} (fewer to the right)", ylabel=y)
         axes.invert_xaxis()
-        axes.margins(0.08)
+        axes.margins(0.15 if joined else 0.08)
         if not joined:
             paper.legend(list(handles.values()), list(handles))
     return paper.figure

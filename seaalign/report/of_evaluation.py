@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ METRICS = {
     "nisqa": ("NISQA", 2),
 }
 _NO_METRIC = ("name", "style", "alpha", "step", "tokens")
+_STEADY = {"wer", "wer_calibrated", "cer", "cer_calibrated", "repetition", "tokens_per_unit"}
 _ERRORS, _ENTROPY = ("wer", "cer"), "entropy"
 Said = dict[str, dict[str, Row]]
 
@@ -104,8 +106,16 @@ def _systems(name: str, rows: list[dict[str, Any]]) -> Part:
     if not rows:
         part.missing.append("The evaluation holds no system.")
         return part
-    columns = filled(_ABOUT, rows) + _metrics(rows)
-    part.tables.append(Table(f"{name}-systems", "Every system, with 95 % intervals", columns, rows))
+    metrics = _metrics(rows)
+    steady = [column for column in metrics if column.key in _STEADY]
+    lively = [column for column in metrics if column.key not in _STEADY]
+    for which, title, columns in (
+        ("stability", "Stability", steady),
+        ("expressivity", "Expressivity and voice", lively),
+    ):
+        if columns:
+            about = filled(_ABOUT if which == "stability" or not steady else _ABOUT[:2], rows)
+            part.tables.append(Table(f"{name}-{which}", f"{title}, with 95 % intervals", about + columns, rows))
     return part
 
 
@@ -171,15 +181,10 @@ def _comparisons(name: str, found: Sequence[Comparison]) -> Part:
         Column("metric", "metric"), Column("a", "a"), Column("b", "b"), Column("style", "style"),
         Column("difference", "a − b", 3), Column("p", "p", 4), Column("p_holm", "p, Holm", 4),
     ]  # fmt: skip
-    rows = [
-        {
-            **vars(each),
-            "metric": METRICS.get(each.metric, (each.metric,))[0],
-            "difference_low": each.low,
-            "difference_high": each.high,
-        }
-        for each in found
-    ]
+    order = sorted(found, key=lambda each: [1.0 if math.isnan(p) else p for p in (each.p_holm, each.p)])
+    rows = [{**vars(each), "difference_low": each.low, "difference_high": each.high} for each in order]
+    for row in rows:
+        row["metric"] = METRICS.get(row["metric"], (row["metric"],))[0]
     sure = sum(each.p_holm < 0.05 for each in found)
     part.lead.append(f"{sure} of {len(found)} differences are significant at 5 % after Holm's correction.")
     caption = "Differences between systems on the same sentences, 95 % intervals, two-sided paired tests"

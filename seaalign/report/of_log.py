@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from seaalign.report.charts import Point, lines, plane, unbeaten
+from seaalign.report.charts import Point, lines, plane
 from seaalign.report.parts import Chapter, Column, Part, Table, number
 
 Series = dict[str, dict[int, float]]
 _ERRORS, _ENTROPIES = ("wer", "cer", "error"), ("entropy_corrected", "entropy")
 _STAGES = ("train", "val", "test")
-_SHOWN = ("loss", "rewards", "erosion", "tdsc", "logps", "perplexity", *_ERRORS)
+_SHOWN = ("loss", *_ERRORS, "rewards", "erosion", "tdsc", "logps", "perplexity")
 _HIDDEN = ("seconds", "disk_mb", "texts", "candidates")
 _MOST = 24
 
@@ -85,8 +85,6 @@ def _checkpoints(name: str, series: Series) -> Part:
         part.missing.append(f"{errors} and {bits} were never measured at the same step.")
         return part
     points = [Point(f"step {row['step']}", row[errors], row[bits]) for row in rows]
-    best = ", ".join(point.name for point in unbeaten(points))
-    part.lead.append(f"Nothing has both fewer errors and a higher entropy than: {best}.")
     part.figures.append(plane(f"{name}-plane", points, errors, f"{bits}, bits", joined=True))
     columns = [Column("step", "step", 0), Column(errors, errors, 3), Column(bits, f"{bits}, bits", 3)]
     part.tables.append(Table(f"{name}-checkpoints", "Measured checkpoints", columns, rows))

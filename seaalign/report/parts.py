@@ -202,9 +202,9 @@ def _cell(row: Row, column: Column) -> Cell:
 
 
 def _fixed(value: float, digits: int) -> str:
-    """Never "-0.0"; a thin space between thousands would not survive copying, so none."""
+    """So many digits; what they would make 0, and is not, has one of its own: 4e-05."""
     text = f"{value:.{digits}f}"
-    return text[1:] if text.startswith("-") and not float(text) else text
+    return f"{value:.0e}" if value and not float(text) else text
 
 
 def _plain(value: Any) -> Any:

@@ -79,7 +79,9 @@ def test_no_address_is_in_it_but_the_namespaces(report):
 
 
 def test_tables_hold_the_numbers_of_the_runs(report):
-    systems = tables(report, "evaluation-systems")
+    systems = tables(report, "evaluation-stability")
+    lively = tables(report, "evaluation-expressivity")[1]
+    assert (lively["name"], lively["entropy"], lively["f0_std"]) == ("sft", "9.1", "1.5")
     assert len(systems) == 1 + 2 * len(SYSTEMS) and systems[1]["name"] == "sft"
     assert (systems[1]["wer"], systems[1]["wer_low"], systems[1]["wer_high"]) == ("35.0", "33.0", "37.0")
     assert tables(report, "evaluation-comparisons")[0]["p_holm"] == "0.002"
