@@ -66,7 +66,7 @@ def _build_arguments(build: argparse.ArgumentParser) -> None:
     add = build.add_argument
     add("--evaluation", type=Path, metavar="RUN", help="folder of `seaalign evaluate`, with its audio")
     add("--style", default="on", choices=["on", "off"], help="of the evaluation: with or without style (default: on)")
-    add("--references", type=Path, metavar="FILE", help='of the evaluation, for smos: {"id": prompt, "audio": file}')
+    add("--references", type=Path, metavar="FILE", help="for smos: the file of texts evaluated, with voice or audio")
     add("--system", action="append", default=[], type=_named, metavar="NAME=FILE", help="a system and its manifest")
     add("--only", nargs="+", metavar="NAME", help="judge these systems alone")
     add("--people", type=Path, metavar="FILE", help="manifest of recordings to screen raters with")
@@ -164,7 +164,12 @@ def _analyse(given: argparse.Namespace, console: Console) -> int:
     console.print(f"wrote {', '.join(str(path) for path in found.save(given.out))}")
     if given.pairs:
         votes = count_votes(found.passed(), given.votes)
-        prompts = {u.id: u.prompt for u in read_utterances(given.prompts)} if given.prompts else None
+        asked = read_utterances(given.prompts) if given.prompts else []
+        if any(u.tokens.dim() > 1 for u in asked):
+            raise ValueError(
+                f"{given.prompts} has several codebooks, of which evaluations keep one: no pairs from there"
+            )
+        prompts = {u.id: u.prompt for u in asked}
         console.print(f"pairs: {votes.funnel}")
         console.print(write_votes(given.pairs, votes, found.key["clips"], prompts))
     return 0

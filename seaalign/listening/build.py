@@ -18,6 +18,7 @@ from seaalign.listening.design import Design, Sound, Trial, design
 from seaalign.listening.page import page_data, write_page
 from seaalign.listening.sound import excerpt, levelled, load_all, mp3, spoil, volume_check
 from seaalign.listening.words import load_words
+from seaalign.sampling.progress import track
 from seaalign.storage.columns import whole_folder, write_json
 
 LARGEST = 25_000_000
@@ -138,8 +139,6 @@ def _listed(clip: Clip) -> dict[str, Any]:
 
 def _coded(made: Design, sounds: Sequence[Sound]) -> tuple[dict[Sound, bytes], int, dict[Sound, float]]:
     """All sounds in use as MP3, with the one to set the volume by; their rate (Hz) and length (s)."""
-    from rich.progress import track
-
     paths = [made.clips[i].reference if kind == "reference" else made.clips[i].audio for kind, i in sounds]
     files = [path for path in dict.fromkeys(paths) if path is not None]
     loaded, rate = load_all(files)
@@ -156,7 +155,7 @@ def _coded(made: Design, sounds: Sequence[Sound]) -> tuple[dict[Sound, bytes], i
         warnings.warn(f"{len(short)} references are shorter than {_SHORT} s, as {short[0]}", stacklevel=3)
     every = [_VOLUME, *sounds]
     waves = levelled(waves, rate, ["the test sound", *paths])
-    coded = {key: mp3(wave, rate) for key, wave in track(list(zip(every, waves, strict=True)), "coding")}
+    coded = {key: mp3(wave, rate) for key, wave in track(list(zip(every, waves, strict=True)), "coding", True)}
     return coded, rate, {key: _seconds(wave, rate) for key, wave in zip(every, waves, strict=True)}
 
 

@@ -87,12 +87,14 @@ def read_evaluation_clips(
 ) -> list[Clip]:
     """Read what an evaluation kept: its folder holds utterances.parquet and the audio.
 
-    Of several repeats the first is heard. Recordings of people are the system "recordings".
+    Of several repeats the first is heard. Systems that were not asked for a style, as the recordings of people, which
+    are the system "recordings", are heard as they are.
 
     Args:
         run: the folder.
         style: "on" or "off": with the style or without it.
-        references: a JSONL manifest of {"id", "audio"}: for each prompt a recording of its speaker.
+        references: JSONL of {"id", "voice"} or {"id", "audio"}: for each text a recording of the speaker. The file of
+            texts that was evaluated is one.
         refused: a list to fill with the rows that were left out.
 
     Raises:
@@ -106,12 +108,11 @@ def read_evaluation_clips(
         rows = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not the table of an evaluation ({error}): run `seaalign evaluate`") from error
-    speakers = {} if references is None else {c.text_id: c.audio for c in read_manifests({"references": references})}
+    speakers = {} if references is None else _speakers(references, refused)
     folder = AudioFolder(run)
     wanted = [row for row in rows if row["style"] in (style, RECORDINGS) and row["audio"]]
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for row in sorted(wanted, key=lambda row: int(row["repeat"])):
-        row["system"] = RECORDINGS if row["style"] == RECORDINGS else row["system"]
         first.setdefault((row["system"], row["prompt"]), row)
 
     def built() -> Iterator[Any]:
@@ -119,6 +120,19 @@ def read_evaluation_clips(
             yield f"{system} {prompt}", f"{system} {prompt}", partial(_evaluated, row, folder, speakers.get(prompt))
 
     return require_rows(sift(built(), str(path), "refuse", refused), f"{path}, style {style!r}, with audio")
+
+
+def _speakers(source: str | Path, refused: list[Refused] | None) -> dict[str, Path]:
+    path = require_file(source, "file of references")
+    folder = AudioFolder(path.parent)
+
+    def found(row: dict[str, Any] | ValueError) -> tuple[str, Path]:
+        if isinstance(row, ValueError):
+            raise row
+        return row["id"], folder.find(row.get("voice") or row.get("audio"))
+
+    rows = ((f"line {n}", _get(row, "id"), partial(found, row)) for n, row in json_lines(path))
+    return dict(require_rows(sift(rows, str(path), "refuse", refused), path))
 
 
 def _evaluated(row: dict[str, Any], folder: AudioFolder, reference: Path | None) -> Clip:

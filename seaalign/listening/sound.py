@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seaalign import audio
+from seaalign.sampling.progress import track
 
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """What MP3 knows, Hz."""
@@ -28,7 +29,7 @@ def load_all(paths: Sequence[Path]) -> tuple[list[Tensor], int]:
     Raises:
         ValueError: a file is no sound.
     """
-    read = [audio.load(path) for path in paths]
+    read = [audio.load(path) for path in track(paths, "reading", True)]
     highest = max(rate for _, rate in read)
     rate = next((known for known in RATES if known >= highest), RATES[-1])
     return [audio.resample(wave, own, rate) for wave, own in read], rate
@@ -61,7 +62,7 @@ def levelled(waves: Sequence[Tensor], rate: int, names: Sequence[object]) -> lis
     Raises:
         ValueError: one is silent.
     """
-    found = [loudness(wave, rate) for wave in waves]
+    found = [loudness(wave, rate) for wave in track(waves, "measuring", True)]
     for name, value in zip(names, found, strict=True):
         if not value > SILENT:
             raise ValueError(f"{name} is silent or nearly so: leave this text out, or look at what the system did")

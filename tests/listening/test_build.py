@@ -5,6 +5,8 @@ import io
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -19,7 +21,6 @@ from seaalign.listening import (
     read_manifests,
 )
 from seaalign.listening.sound import LOUDNESS, excerpt, levelled, load_all, loudness, mp3, spoil, volume_check
-from seaalign.storage.columns import write_columns
 from tests.listening.simulated import write_results
 
 pytestmark = pytest.mark.audio
@@ -196,30 +197,36 @@ def test_manifests_refuse_rows_and_leave_out_texts_that_not_all_say(tmp_path, re
     assert len(clips) == 9 and clips[0].tokens == (0, 0, 1)
 
 
-def write_evaluation(run, style_names=("on", "off")):
+def write_evaluation(run):
     """What `seaalign evaluate` leaves: a table with more columns than are needed here, and the audio."""
-    columns = {name: "string" for name in ("system", "style", "prompt", "text", "repeat", "audio")}
     rows = []
-    for s, (system, style) in enumerate([("dgsa", "on"), ("dgsa", "off"), ("sft", "on"), ("recordings", "recordings")]):
+    for s, (system, style) in enumerate(
+        [("dgsa", "on"), ("dgsa", "off"), ("sft", "on"), ("recordings", "recordings"), ("other", "recordings")]
+    ):
         for t in range(3):
             path = run / "audio" / system / style / f"p{t}-0.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             audio.save(path, tone(200 + 30 * s + t), RATE)
             row = {"system": system, "style": style, "prompt": f"p{t}", "text": f"text {t}", "ended": True}
-            row |= {"tokens": [s, t] if system != "recordings" else []}
-            rows += [row | {"repeat": str(r), "audio": str(path.relative_to(run)) if r == 0 else ""} for r in (1, 0)]
-    write_columns(run / "utterances.parquet", "evaluated", columns | {"tokens": "ids", "ended": "bool"}, rows, {})
+            row |= {"tokens": [s, t] if style != "recordings" else []}
+            rows += [row | {"repeat": float(r), "audio": str(path.relative_to(run)) if r == 0 else ""} for r in (1, 0)]
+    pq.write_table(pa.Table.from_pylist([row | {"wer": 0.5} for row in rows]), run / "utterances.parquet")
 
 
 def test_an_evaluation_is_read_by_style(tmp_path):
     write_evaluation(tmp_path)
     clips = read_evaluation_clips(tmp_path)
     assert {(c.system, c.text_id) for c in clips} == {
-        (s, f"p{t}") for s in ("dgsa", "sft", "recordings") for t in range(3)
+        (s, f"p{t}") for s in ("dgsa", "sft", "recordings", "other") for t in range(3)
     }
     assert {c.tokens for c in clips if c.system == "dgsa"} == {(0, 0), (0, 1), (0, 2)}
     assert {c.tokens for c in clips if c.system == "recordings"} == {None}
-    assert {c.system for c in read_evaluation_clips(tmp_path, "off")} == {"dgsa", "recordings"}
+    assert {c.system for c in read_evaluation_clips(tmp_path, "off")} == {"dgsa", "recordings", "other"}
+    (tmp_path / "audio" / "ann.wav").write_bytes((tmp_path / clips[0].audio).read_bytes())
+    texts = [{"id": f"p{t}", "voice": "audio/ann.wav", "audio": "gone.wav"} for t in range(2)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, [*texts, {"id": "p2", "audio": "audio/ann.wav"}])))
+    heard = read_evaluation_clips(tmp_path, references=tmp_path / "texts.jsonl")
+    assert {c.reference for c in heard} == {tmp_path / "audio" / "ann.wav"}
     with pytest.raises(FileNotFoundError, match="no evaluation"):
         read_evaluation_clips(tmp_path / "none")
 
@@ -236,9 +243,9 @@ def test_the_command_line_from_an_evaluation_to_pairs(tmp_path, capsys, monkeypa
     )
     assert main(asked.split()) == 0
     said = capsys.readouterr().out
-    assert "6 pages" in said and "13 nmos, 7 ab each" in said and "keep a copy" in said
+    assert "6 pages" in said and "16 nmos, 7 ab each" in said and "keep a copy" in said
     key = read_key("test")
-    results = write_results(tmp_path, key, {"dgsa": 4.4, "sft": 2.5, "recordings": 4.8})
+    results = write_results(tmp_path, key, {"dgsa": 4.4, "sft": 2.5, "recordings": 4.8, "other": 3.0})
     results[5].write_text("{}")
     asked = ["listen", "analyse", "test", *map(str, results), "--out", "found", "--draws", "50"]
     assert main([*asked, "--pairs", "pairs.parquet", "--prompts", "real.parquet"]) == 0
