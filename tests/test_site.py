@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import seaalign
+from seaalign.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -35,6 +36,9 @@ INDEX = rows((DOCS / "method.md").read_text())
 
 
 def resolved(path: str) -> object:
+    """A name of the library, or a command: `seaalign erosion filter`."""
+    if path.startswith("seaalign "):
+        return COMMANDS[path.split()[1]]
     value: object = seaalign
     for part in path.split("."):
         value = getattr(value, part)
