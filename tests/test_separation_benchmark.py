@@ -15,14 +15,25 @@ pytestmark = pytest.mark.audio
 
 
 @pytest.fixture(scope="module")
-def study():
+def studies():
     folder = str(Path(__file__).resolve().parent.parent / "examples" / "benchmarks")
     sys.path.insert(0, folder)
     try:
-        yield import_module("separation")
+        yield import_module("separation"), import_module("habits")
     finally:
         sys.path.remove(folder)
-        sys.modules.pop("separation", None)
+        for name in ("separation", "habits"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def study(studies):
+    return studies[0]
+
+
+@pytest.fixture
+def custom(studies):
+    return studies[1]
 
 
 def test_steps_are_paired_with_the_contour_that_they_cover(study):
@@ -81,3 +92,25 @@ def test_level_rhythm_and_what_makes_a_voice_are_asked_for(study):
     assert found["level_code"] > 0.97 and 0.6 < found["rhythm_code"] < 1
     asked = study.strangers(Glass(), 0, each=2)
     assert asked["tract_timbre"] > 0.99 and max(asked["tilt_timbre"], asked["tract_code"]) < 0.5
+
+
+def test_what_is_kept_is_counted_about_each_mean_or_about_the_given_one(custom):
+    nan = torch.nan
+    true = [torch.tensor([0.0, 2.0, nan]), torch.tensor([4.0, 8.0])]
+    said = [torch.tensor([7.0, 8.0, 99.0]), torch.tensor([4.0, 8.0])]
+    # about their means: (-1, 1) said as (-0.5, 0.5), (-2, 2) as it is: wrong by 0.5 of 2 + 8
+    assert custom.explained(said, true) == pytest.approx(1 - 0.5 / 10)
+    # about 1 and 6: wrong by 49 + 36 of the same 10
+    assert custom.explained(said, true, [1.0, 6.0]) == pytest.approx(1 - 85 / 10)
+
+
+def test_across_reads_speakers_off_codes_of_another_corpus(custom):
+    g = torch.Generator().manual_seed(0)
+    spoken = [
+        custom.Spoken((i % 7, i % 10), torch.zeros(1), 8000, "ab"[i % 2], "real", torch.zeros(0)) for i in range(40)
+    ]
+    habits = custom.Habits(8000, levels=(5, 5), numbers=4)
+    apart = [torch.randint(5, (2,), generator=g) + 20 * (i % 2) for i in range(40)]
+    alike = [torch.randint(25, (2,), generator=g) for i in range(40)]
+    assert custom.across([apart, apart[20:]], [spoken, spoken[20:]], habits) == 1.0
+    assert custom.across([apart, alike], [spoken, spoken], habits) < 0.75

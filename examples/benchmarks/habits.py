@@ -8,7 +8,8 @@ Who speaks is read by a linear probe and a small network, each from which ids oc
 statistics of the values, and from the numbers of the first window with their squares and sizes; the best of the six
 counts. Inside the corpus, in five folds by text; and `across`, which is what counts for `at hand`, where a probe learns
 on one corpus and is examined on the other: inside a corpus whose means are zero by construction, those of some folds
-give away those of the rest, and mislead a probe to below chance.
+give away those of the rest, and mislead a probe to below chance. `halves` is `across` between two halves, by text, of
+the second corpus, each coded by its own habits, so that both are of the same sessions.
 
 Decoded by the speaker's habits, over the true length: R2 of F0 (voiced frames) and of level, each about the
 utterance's mean; of the logarithm of the duration, about the speaker's mean. `alone`: R2 of F0 in twenty
@@ -71,6 +72,17 @@ def across(codes: list[list[Tensor]], corpora: list[list[Spoken]], habits: Habit
     return best
 
 
+def halves(habits: Habits, spoken: list[Spoken]) -> float:
+    """`across` between two halves by text, there and back, each coded by the habits of its own utterances."""
+    texts = list(dict.fromkeys(s.text for s in spoken))
+    parts = [[s for s in spoken if texts.index(s.text) % 2 == k] for k in (0, 1)]
+    codes = []
+    for part in parts:
+        waves, names = [s.waveform for s in part], [s.speaker for s in part]
+        codes.append(habits.meet(waves, names).prosody(waves, names))
+    return (across(codes, parts, habits) + across(codes[::-1], parts[::-1], habits)) / 2
+
+
 def explained(said: list[Tensor], true: list[Tensor], middle: list[float] | None = None) -> float:
     """R2 over all finite frames, of both about their means over the utterance, or about the given middles."""
     wrong = base = 0.0
@@ -127,6 +139,9 @@ def run(heard: list[Spoken], probed: list[Spoken], numbers: int) -> dict[str, di
             "across": across([first, codes], [heard, probed], habits),
         }
         windows = torch.tensor([len(ids) * len(habits.levels) // numbers for ids in codes])
+        if way == "at hand":
+            found["halves"] = halves(habits, probed)
+            habits.meet(waves[1], called[1])
         results[way] = found | kept(habits, codes, called[1], probed) | {"windows": float(windows.double().mean())}
     return results
 

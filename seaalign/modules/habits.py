@@ -201,8 +201,8 @@ class Habits:
 
     def _heard(self, waveforms: Sequence[Tensor], speakers: Sequence[str]) -> _Windows:
         names = [str(name) for name in speakers]
-        if len(waveforms) != len(names) or not names:
-            raise ValueError(f"{len(waveforms)} waveforms, {len(names)} speakers: give some, and one speaker for each")
+        if len(waveforms) != len(names) or not names or None in speakers:
+            raise ValueError(f"{len(waveforms)} waveforms, {len(names)} speakers: give some, and a name for each")
         rows, counts, registers = [], [], []
         for heard in hear([wave.cpu() for wave in waveforms], self.sample_rate, self.sample_rate):
             frames = bridged(heard.frames[:, :3].double())

@@ -146,6 +146,7 @@ def test_unvoiced_and_silent_recordings_have_codes(habits):
         (lambda: Habits().prosody([torch.zeros(16000)], ["ann"]), "nothing has been learned yet"),
         (lambda: Habits().fit([torch.zeros(16000)], ["ann"]), "1 windows cannot tell which 16"),
         (lambda: Habits().fit([torch.zeros(16000)], ["ann", "ben"]), "1 waveforms, 2 speakers"),
+        (lambda: Habits().fit([torch.zeros(16000)], [None]), "a name for each"),
         (lambda: Habits().fit([torch.full((16000,), torch.nan)], ["ann"]), "waveform 0"),
     ],
 )
