@@ -373,7 +373,20 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
         (["--transcriber", "Wisper"], 2, "did you mean 'Whisper'?"),
         (["--transcriber", "Whisper", "--transcriber.model", "nowhere"], 1, "--format and --input"),
         (["--real", "nowhere.parquet"], 1, "no file nowhere.parquet"),
+        (["--format", "kaldii"], 2, "Expected a typing.Literal['cosyvoice', 'nemo'"),
+        # what costs nothing is looked at before a recogniser is loaded
+        (["--transcriber", "Whisper", "--format", "nemo", "--input", "nowhere.jsonl"], 1, "there is no nowhere.jsonl"),
+        (["--transcriber", "Whisper", "--format", "nemo", "--input", path, "--real", "no.parquet"], 1, "no.parquet"),
     ):
         assert main([*asked, *more]) == code
+        assert said in capsys.readouterr().err
+    for argv, code, said in (
+        ([], 2, "say which: plan or filter"),
+        (["plna"], 2, "no 'plna'; did you mean 'plan'?"),
+        (["plan", "--real", path, "--synthetic", path, "--aplha", "0.8"], 2, "did you mean 'alpha'?"),
+        (["plan", "--real", path, "--synthetic", path, "--draws", "0"], 1, "draws=0: an interval needs 2"),
+        (["plan", "--real", __file__, "--synthetic", path], 1, "test_filter.py is not a readable Parquet file"),
+    ):
+        assert main(["erosion", *argv]) == code
         assert said in capsys.readouterr().err
     assert main(asked) == 0 and "no recogniser was given" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from seaalign.data.filter import filter_utterances
 from seaalign.judges.transcribers import Transcriber
 from seaalign.records import Recording
 from seaalign.storage import Refused
+from seaalign.storage.streams import utterances_metadata
 
 ABOUT = """\
 Keep what of synthetic speech is worth training on: a length that fits its text, no loops, and, where a recogniser is
@@ -42,7 +43,7 @@ def _parser() -> Parser:
     )
     add("--max_error", type=float, default=0.4, help="keep below this error; the paper: 0.4 for Thai, 0.5 for Lao")
     add("--unit", type=Literal["word", "grapheme"], default="word", help="of the error")
-    add("--format", type=Format | None, default=None, help="what the corpus is, as for `seaalign prepare`")
+    add("--format", type=Format, default=None, help="what the corpus is, as for `seaalign prepare`")
     add("--input", nargs="+", type=str, default=[], help="the corpus; several where there are several")
     add("--language", type=str | None, default=None, help="of recordings that do not say theirs: th, lo, ...")
     return parser
@@ -54,16 +55,19 @@ def filter_(argv: Sequence[str]) -> int:
     given = parser.parse_args(list(argv))
     if given.transcriber is not None and not (given.format and given.input):
         sys.exit("a recogniser needs texts and sound: name the corpus with --format and --input, as `seaalign prepare`")
-    try:
+    refused: list[Refused] = []
+    for path in (*given.synthetic, *given.real):
+        utterances_metadata(path)
+    recordings = _recordings(given, refused) if given.transcriber is not None else []
+    try:  # last, as it may have gigabytes to load
         transcriber = parser.instantiate(given).transcriber
     except ValueError as error:
         raise ValueError(told(error)) from error
-    refused: list[Refused] = []
     sieve = filter_utterances(
         given.synthetic, given.out, real=given.real, per_unit=given.per_unit, low=given.low, high=given.high,
         max_repetition=given.max_repetition, k=given.k, transcriber=transcriber,
-        recordings=_recordings(given, refused) if transcriber is not None else (), unread=refused,
-        max_error=given.max_error, unit=given.unit,
+        recordings=recordings, unread=refused, max_error=given.max_error,
+        unit=given.unit,
     )  # fmt: skip
     console = Console()
     console.print(str(sieve), highlight=False, soft_wrap=True, markup=False)

@@ -34,6 +34,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; check the path, or write it first")
+    with open(path, "rb") as file:
+        if file.read(4) != b"PAR1":
+            raise ValueError(
+                f"{path} is not a readable Parquet file, it begins like something else: `seaalign prepare` makes files "
+                "of utterances from corpora, write_utterances and write_pairs from Python"
+            )
     try:
         found = (pq.read_schema(path).metadata or {}).get(b"seaalign")
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
