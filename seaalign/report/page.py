@@ -47,13 +47,10 @@ def build_report(
     kinds = [kinds_of(folder) for folder in folders]
     heard = sum("evaluation" in kind for kind in kinds)
     limits = Limits(sentences, _SOUNDS // max(heard, 1), seed)
-    chapters = [
-        _chapter(
-            kind, name if len(found) == 1 else f"{name}-{kind}", folder if folder.is_dir() else folder.parent, limits
-        )
-        for name, folder, found in zip(names(folders), folders, kinds, strict=True)
-        for kind in found
-    ]
+    chapters = []
+    for name, folder, found in zip(names(folders), folders, kinds, strict=True):
+        home = folder if folder.is_dir() else folder.parent
+        chapters += [_chapter(kind, name if len(found) == 1 else f"{name}-{kind}", home, limits) for kind in found]
     page = render(title, chapters)
     if len(page) > LIMIT:
         raise ValueError(f"the page would take {len(page) / 1e6:.1f} MB, {LIMIT / 1e6:.0f} at most: name fewer runs")

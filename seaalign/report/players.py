@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seaalign.audio import load, soundfile
 from seaalign.report.parts import Clip, Listening, Sentence
+from seaalign.sampling.progress import track
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 Heard = Mapping[str, tuple[Path, str]]
@@ -38,7 +39,7 @@ def listening(
     ids.sort(key=lambda key: -len(sentences[key][1]))
     found: list[Sentence] = []
     why = f"--sentences {most}"
-    for key in ids:
+    for key in track(ids, "compressing sounds", True):
         if len(found) == most:
             break
         made = _sentence(key, *sentences[key], draw, missing)
