@@ -173,6 +173,8 @@ def agreement(answers: Sequence[Answer]) -> list[Row]:
         table = torch.full((int(units.max()) + 1, int(raters.max()) + 1), math.nan, dtype=torch.float64)
         table[units, raters] = torch.tensor([_number(a) for a in own], dtype=torch.float64)
         levels = ("nominal",) if test == "ab" else ("ordinal", "interval")
+        if test == "ab":  # which of two clips is the first is arbitrary: each pair counts both ways round
+            table = torch.cat([table, 1 - table])
         rows += [{"test": test, "level": level, "alpha": krippendorff_alpha(table, level)} for level in levels]  # type: ignore[arg-type]
     return rows
 

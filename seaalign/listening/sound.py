@@ -88,7 +88,8 @@ def excerpt(waveform: Tensor, rate: int, seconds: float = 3.0) -> Tensor:
 def spoil(waveform: Tensor, rate: int, generator: torch.Generator) -> Tensor:
     """Speech that nobody can take for natural or for its speaker, to find raters who do not listen.
 
-    Played 1.5 times as fast, each 120 ms of it backwards (unintelligible from about 100 ms on), in noise 5 dB below.
+    Played 1.5 times as fast, each 120 ms of that backwards (few people follow speech reversed in parts of 100 ms or
+    more), in noise 5 dB below.
 
     Source: Saberi & Perrott 1999, "Cognitive restoration of reversed speech".
     """
@@ -107,7 +108,7 @@ def volume_check(rate: int) -> Tensor:
 
 
 def mp3(waveform: Tensor, rate: int) -> bytes:
-    """MP3 at about 60 kbit/s (24 kHz, one channel), the one compressed format that soundfile writes and all play."""
+    """MP3 at about 70 kbit/s (24 kHz, one channel), the one compressed format that soundfile writes and all play."""
     file = io.BytesIO()
     audio.soundfile().write(
         file, waveform.numpy(), rate, "MPEG_LAYER_III", format="MP3", compression_level=0.1, bitrate_mode="VARIABLE"

@@ -25,7 +25,7 @@ def tables(analysis: ListeningAnalysis) -> list[Table]:
              _range(r["normal_low"], r["normal_high"]), str(r["ratings"]), f"{every[r['test'], r['system']]:.2f}"]
             for r in found.scores
         ]  # fmt: skip
-        names = ["test", "system", "MOS", "95 % by rater", "95 % normal", "ratings", "without screening"]
+        names = ["test", "system", "MOS", "95 % by rater", "95 % normal", "n", "all raters"]
         made.append(_table("Opinion scores", names, rows))
     if found.differences:
         rows = [

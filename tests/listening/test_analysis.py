@@ -78,6 +78,9 @@ def test_agreement_of_those_who_agree_and_of_those_who_do_not():
         compared("2", "left", (3, 2)),
     ]
     assert [(row["level"], row["alpha"]) for row in agreement(sides)] == [("nominal", 1.0)]
+    # a system that all prefer everywhere is agreement too, whichever of the two has the lower number
+    first = [compared(rater, "left", clips) for rater in "12" for clips in ((0, 1), (2, 3))]
+    assert agreement(first)[0]["alpha"] == 1.0
 
 
 def test_planted_differences_are_found_and_who_clicks_at_random_is_screened_out(tmp_path):
