@@ -29,7 +29,8 @@ def build_report(
     Args:
         runs: folders of `seaalign evaluate`, of TDSC's work, of a Lightning log (CSVLogger), of `seaalign erosion
             plan` and `filter`; each may be several of these.
-        out: folder for `report.html`, `tables/*.csv`, `figures/*.svg` and `*.png`; those of an earlier report are replaced.
+        out: folder for `report.html`, `tables/*.csv`, `figures/*.svg` and `*.png`; those of an earlier report are
+            replaced.
         title: of the page.
         sentences: most sentences to hear, per evaluation; fewer where the page would exceed 20 MB.
         seed: which sentences, and in what order their systems are played.
