@@ -108,7 +108,7 @@ def show(found: Evaluation, out: str, console: Console | None = None) -> None:
     table = Table(box=None)
     table.add_column("", no_wrap=True)
     for result in found.systems:
-        table.add_column(f"{escape(result.name)}\n{result.style}", justify="right")
+        table.add_column(f"{escape(result.name)}\n{result.style}", justify="right", overflow="fold")
     measured = {name for result in found.systems for name in result.metrics}
     for name in (*SHOWN, *sorted(measured - set(SHOWN))):
         if name in measured:
