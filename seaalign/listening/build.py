@@ -16,12 +16,15 @@ from torch import Tensor
 from seaalign.listening.clips import Clip
 from seaalign.listening.design import Design, Sound, Trial, design
 from seaalign.listening.page import page_data, write_page
-from seaalign.listening.sound import excerpt, levelled, load_all, mp3, spoil, volume_check
+from seaalign.listening.sound import excerpt, levelled, load_all, spoil, volume_check
 from seaalign.listening.words import load_words
+from seaalign.report.players import mp3
 from seaalign.sampling.progress import track
 from seaalign.storage.columns import whole_folder, write_json
 
 LARGEST = 25_000_000
+CODING: dict[str, Any] = {"compression_level": 0.1, "bitrate_mode": "VARIABLE"}
+"""About 70 kbit/s at 24 kHz."""
 _SHORT = 3.0
 _VOLUME = ("volume", 0)
 
@@ -155,7 +158,9 @@ def _coded(made: Design, sounds: Sequence[Sound]) -> tuple[dict[Sound, bytes], i
         warnings.warn(f"{len(short)} references are shorter than {_SHORT} s, as {short[0]}", stacklevel=3)
     every = [_VOLUME, *sounds]
     waves = levelled(waves, rate, ["the test sound", *paths])
-    coded = {key: mp3(wave, rate) for key, wave in track(list(zip(every, waves, strict=True)), "coding", True)}
+    coded = {
+        key: mp3(wave, rate, **CODING) for key, wave in track(list(zip(every, waves, strict=True)), "coding", True)
+    }
     return coded, rate, {key: _seconds(wave, rate) for key, wave in zip(every, waves, strict=True)}
 
 

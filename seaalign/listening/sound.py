@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ import torch
 from torch import Tensor
 
 from seaalign import audio
+from seaalign.report.players import MP3_RATES
 from seaalign.sampling.progress import track
 
-RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-"""What MP3 knows, Hz."""
 LOUDNESS = -23.0
 """LUFS, of broadcast speech; ITU-R BS.1770 leaves out pauses, so a slow speaker is not made louder."""
 SILENT = -60.0
@@ -31,7 +29,7 @@ def load_all(paths: Sequence[Path]) -> tuple[list[Tensor], int]:
     """
     read = [audio.load(path) for path in track(paths, "reading", True)]
     highest = max(rate for _, rate in read)
-    rate = next((known for known in RATES if known >= highest), RATES[-1])
+    rate = next((known for known in MP3_RATES if known >= highest), MP3_RATES[-1])
     return [audio.resample(wave, own, rate) for wave, own in read], rate
 
 
@@ -105,12 +103,3 @@ def volume_check(rate: int) -> Tensor:
     pitch = torch.tensor([262.0, 330.0, 392.0])[(t * 1.5).long().clamp(max=2)]
     swell = torch.sin(math.pi * (t * 1.5 % 1.0))
     return 0.2 * swell * torch.sin(2 * math.pi * torch.cumsum(pitch, 0) / rate)
-
-
-def mp3(waveform: Tensor, rate: int) -> bytes:
-    """MP3 at about 70 kbit/s (24 kHz, one channel), the one compressed format that soundfile writes and all play."""
-    file = io.BytesIO()
-    audio.soundfile().write(
-        file, waveform.numpy(), rate, "MPEG_LAYER_III", format="MP3", compression_level=0.1, bitrate_mode="VARIABLE"
-    )
-    return file.getvalue()

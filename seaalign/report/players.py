@@ -8,12 +8,16 @@ import random
 import string
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from seaalign.audio import load, soundfile
 from seaalign.report.parts import Clip, Listening, Sentence
 from seaalign.sampling.progress import track
 
-_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+"""What MP3 knows, Hz."""
 Heard = Mapping[str, tuple[Path, str]]
 """Of one sentence: the file of each system, and what is told of it once it is revealed."""
 
@@ -70,14 +74,28 @@ def encoded(path: Path) -> str:
         ValueError: it is no sound.
     """
     wave, rate = load(path)
-    library, buffer = soundfile(), io.BytesIO()
-    if "MP3" in library.available_formats() and rate in _MP3_RATES:
-        settings = {"format": "MP3", "subtype": "MPEG_LAYER_III", "compression_level": 0.3, "bitrate_mode": "CONSTANT"}
-        kind = "audio/mpeg"
+    if "MP3" in soundfile().available_formats() and rate in MP3_RATES:
+        sound, kind = mp3(wave.clamp(-1, 1), rate, compression_level=0.3, bitrate_mode="CONSTANT"), "audio/mpeg"
     else:  # a libsndfile older than 1.1, or a rate that MP3 does not have
-        settings, kind = {"format": "FLAC", "subtype": "PCM_16"}, "audio/flac"
-    library.write(buffer, wave.clamp(-1, 1).numpy(), rate, **settings)
-    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        sound, kind = _written(wave.clamp(-1, 1), rate, format="FLAC", subtype="PCM_16"), "audio/flac"
+    return f"data:{kind};base64,{base64.b64encode(sound).decode()}"
+
+
+def mp3(waveform: Tensor, rate: int, **how: Any) -> bytes:
+    """Samples (T,) as MP3, the one compressed format that soundfile writes and every browser plays.
+
+    Args:
+        waveform: samples between -1 and 1.
+        rate: one of `MP3_RATES`, Hz.
+        how: `compression_level` and `bitrate_mode` of `soundfile.write`.
+    """
+    return _written(waveform, rate, format="MP3", subtype="MPEG_LAYER_III", **how)
+
+
+def _written(waveform: Tensor, rate: int, **how: Any) -> bytes:
+    file = io.BytesIO()
+    soundfile().write(file, waveform.numpy(), rate, **how)
+    return file.getvalue()
 
 
 def _sentence(key: str, text: str, heard: Heard, draw: random.Random, missing: list[str]) -> Sentence:

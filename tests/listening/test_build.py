@@ -20,7 +20,9 @@ from seaalign.listening import (
     read_key,
     read_manifests,
 )
-from seaalign.listening.sound import LOUDNESS, excerpt, levelled, load_all, loudness, mp3, spoil, volume_check
+from seaalign.listening.build import CODING
+from seaalign.listening.sound import LOUDNESS, excerpt, levelled, load_all, loudness, spoil, volume_check
+from seaalign.report.players import mp3
 from tests.listening.simulated import write_results
 
 pytestmark = pytest.mark.audio
@@ -151,7 +153,7 @@ def test_the_reference_is_the_loudest_three_seconds():
 def test_spoiled_speech_is_short_noisy_and_the_same_for_all():
     given = [spoil(tone(200, 1.5), RATE, torch.Generator().manual_seed(0)) for _ in range(2)]
     assert given[0].equal(given[1]) and len(given[0]) == pytest.approx(RATE, abs=20)
-    assert len(mp3(volume_check(RATE), RATE)) < 40_000
+    assert len(mp3(volume_check(RATE), RATE, **CODING)) < 40_000
 
 
 @pytest.mark.parametrize("language", languages())
