@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,10 +20,10 @@ def studies():
     folder = str(Path(__file__).resolve().parent.parent / "examples" / "benchmarks")
     sys.path.insert(0, folder)
     try:
-        yield import_module("separation"), import_module("habits")
+        yield import_module("separation"), import_module("habits"), import_module("end_to_end_separation")
     finally:
         sys.path.remove(folder)
-        for name in ("separation", "habits"):
+        for name in ("separation", "habits", "end_to_end_separation"):
             sys.modules.pop(name, None)
 
 
@@ -34,6 +35,11 @@ def study(studies):
 @pytest.fixture
 def custom(studies):
     return studies[1]
+
+
+@pytest.fixture
+def whole(studies):
+    return studies[2]
 
 
 def test_steps_are_paired_with_the_contour_that_they_cover(study):
@@ -114,3 +120,31 @@ def test_across_reads_speakers_off_codes_of_another_corpus(custom):
     alike = [torch.randint(25, (2,), generator=g) for i in range(40)]
     assert custom.across([apart, apart[20:]], [spoken, spoken[20:]], habits) == 1.0
     assert custom.across([apart, alike], [spoken, spoken], habits) < 0.75
+
+
+def test_the_style_is_of_the_next_utterance_of_that_speaker_and_source(whole):
+    said = ("ada real", "ben real", "ada real", "ada flat", "ada real", "ben real")
+    spoken = [SimpleNamespace(speaker=one[:3], source=one[4:]) for one in said]
+    assert whole.following(spoken) == [2, 5, 4, 3, 0, 1]  # alone of its kind: itself
+
+
+def test_shares_of_the_way_are_each_model_s_own(whole, capsys):
+    assert whole.share(0.5, 0.75, 1.5) == 0.25 and whole.share(6.0, 5.5, 7.0) == -0.5
+    assert whole.share(1.0, 1.0, 1.0) != whole.share(1.0, 1.0, 1.0)  # no way, no share: not a number
+
+    def row(f0, bits, sim):
+        return {"F0 std": f0, "H_p": bits, "SIM": sim}
+
+    def run(after):
+        sft = {"style on": row(1.5, 6.0, 0.9), "style off": row(0.5, 5.0, 0.9)}
+        return {"SFT": sft, "DGSA, paired": {"style off": after}}
+
+    goals = {"recordings, mixed tokens": {"recordings": row(2.5, 9.0, 1)}, "recordings": {"recordings": row(4.5, 7, 1)}}
+    whole.compare([run(row(1.1, 5.5, 0.89)), run(row(0.7, 5.4, 0.9))], [goals | run(row(1.3, 5.2, 0.9))] * 2)
+    lines = capsys.readouterr().out.splitlines()[3:]
+    assert lines == [
+        "| mixed, paired | style on | 0.40 (0.60, 0.20) | 0.45 (0.50, 0.40) |  | -0.010, +0.000 |",
+        "| mixed, paired | recordings | 0.20 (0.30, 0.10) | 0.11 (0.12, 0.10) |  | -0.010, +0.000 |",
+        "| separated, paired | style on | 0.80 (0.80, 0.80) | 0.20 (0.20, 0.20) |  | +0.000, +0.000 |",
+        "| separated, paired | recordings | 0.20 (0.20, 0.20) | 0.10 (0.10, 0.10) |  | +0.000, +0.000 |",
+    ]
