@@ -18,7 +18,9 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -74,8 +76,8 @@ def register(hertz: Tensor) -> float:
     return float(hertz[hertz > 0].median()) if bool((hertz > 0).any()) else 0.0
 
 
-def main() -> None:
-    """Train, refuse, wrap, train, listen, align."""
+def settings(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/disentangle"), help="where sounds and triplets go")
     parser.add_argument("--seed", type=int, default=0, help="of everything")
@@ -85,7 +87,11 @@ def main() -> None:
     parser.add_argument(
         "--pairing", nargs="+", default=["paired"], help="arms of DGSA: paired, shuffled (strangers' voices)"
     )
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def begin(args: argparse.Namespace) -> Callable[[str], None]:
+    """Quiet, seeded, one thread; returns what tells the time."""
     args.out.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -96,6 +102,13 @@ def main() -> None:
         print(f"[{time.monotonic() - start:4.0f} s] {what}", flush=True)
 
     L.seed_everything(args.seed, verbose=False)
+    return tell
+
+
+def main() -> None:
+    """Train, refuse, wrap, train, listen, align."""
+    args = settings()
+    tell = begin(args)
     spoken = say(2000, True, args.seed) + say(2000, False, args.seed + 1)
     few = spoken[:500] + spoken[-100:]  # enough for the codec and the Disentangler
     names = [f"u{i:03}" for i in range(len(spoken))]
@@ -137,23 +150,37 @@ def main() -> None:
     sources = prosodies(args.seed)
     codes = apart.prosody([one.waveform for one in sources])
     told = [("ada", 0), ("ada", 1), ("ada", 2), ("ada", 0), ("ben", 0), ("fin", 0)]
-    ears = fit_speakers([one for one in few if one.source == "expressive"])
-    centres = [ears.embed([one.waveform for one in few if one.speaker == name][:20]).mean(0) for name in VOICES]
-    centres = torch.nn.functional.normalize(torch.stack(centres), dim=-1)
+    ears, centres = judges(few)
     prompts = [Prompt(slots(WORD), Style(codes[code]), voices[name]) for name, code in told]
     sounds = spoken_by(model, prompts, args.seed)
     report(told, sources, sounds, ears.embed(sounds) @ centres.T, args.out)
     tell(f"sounds are in {args.out}/")
-    found = {"SFT": every(model, apart, voices, ears, centres, args.seed)}
+    found = repair(model, styled, lambda policy: every(policy, apart, voices, ears, centres, args.seed), args, tell)
+    (args.out / "numbers.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def judges(few: list[Spoken]) -> tuple[Speakers, Tensor]:
+    """A speaker embedding, and where in it each of VOICES lies (3, D)."""
+    ears = fit_speakers([one for one in few if one.source == "expressive"])
+    centres = [ears.embed([one.waveform for one in few if one.speaker == name][:20]).mean(0) for name in VOICES]
+    return ears, torch.nn.functional.normalize(torch.stack(centres), dim=-1)
+
+
+def repair(
+    model: Any, styled: list[Utterance], measure: Callable[[Any], dict], args: argparse.Namespace, tell: Callable,
+    frames: int = 3000,
+) -> dict[str, dict]:  # fmt: skip
+    """What is measured before DGSA and after it, by arm; every arm begins at the same model."""
+    found = {"SFT": measure(model)}
     real = [row for row in styled if row.source == "real"][:240]
     for pairing in args.pairing:
         policy, file = copy.deepcopy(model), args.out / f"triplets_{pairing}.parquet"
         file.unlink(missing_ok=True)  # of an earlier run
         module = DGSA(policy, alpha=0.5, weights=(0.4, 0.6), lr=args.lr, weight_decay=0.0)
-        fit(module, TripletData(real, file, max_frames=3000, pairing=pairing), args.align)
+        fit(module, TripletData(real, file, max_frames=frames, pairing=pairing), args.align)
         tell(f"DGSA, {pairing}: {args.align} steps on what the model says with style and without")
-        found[f"DGSA, {pairing}"] = every(policy, apart, voices, ears, centres, args.seed)
-    (args.out / "numbers.json").write_text(json.dumps(found, indent=1) + "\n")
+        found[f"DGSA, {pairing}"] = measure(policy)
+    return found
 
 
 def prosodies(seed: int) -> list[Spoken]:
@@ -172,9 +199,15 @@ def spoken_by(model: StylePrefix, prompts: list[Prompt], seed: int, each: int = 
     return model.decode(drawn, [None] * len(drawn))
 
 
+def diversity(rows: list[Tensor]) -> dict[str, float]:
+    """H_p at 1,500 tokens (bits)."""
+    return {"H_p": float(entropy_at(torch.bincount(torch.cat(rows)), 1500))}
+
+
 def every(
-    model: StylePrefix, apart: Disentangler, voices: dict[str, Tensor], ears: Speakers, centres: Tensor, seed: int
-) -> dict[str, dict[str, float]]:
+    model: Any, apart: Any, voices: dict[str, Tensor], ears: Speakers, centres: Tensor, seed: int,
+    bits: Callable[[list[Tensor]], dict[str, float]] = diversity,
+) -> dict[str, dict[str, float]]:  # fmt: skip
     """Over 60 words that nobody has heard, each in the prosody of its recording and the voice of another."""
     unheard = say(60, True, seed + 99)
     codes = apart.prosody([one.waveform for one in unheard])
@@ -187,20 +220,20 @@ def every(
     print("\n  60 unheard words  r with the recording  with another  F0 std   H_p   SIM  the voice asked for")
     for title, asked in (("style on", prompts), ("style off", [prompt.plain() for prompt in prompts])):
         drawn = model.sample(asked, 2, 0.8, 0.9, 100, 8, torch.Generator().manual_seed(seed))
-        sounds = model.decode(drawn, [None] * len(drawn))
+        sounds = model.decode(drawn, [asked[i].timbre for i in drawn.prompt.tolist()])
         tracks, likeness = f0(sounds, RATE), ears.embed(sounds) @ centres.T
         fits = [[correlation(t, unheard[(i // 2 + far) % 60].f0) for i, t in enumerate(tracks)] for far in (0, 20)]
         found[title] = {
             "r own": mean(fits[0]),
             "r other": mean(fits[1]),
             "F0 std": mean([f0_std(track) for track in tracks]),
-            "H_p": float(entropy_at(torch.bincount(torch.cat(drawn.rows())), 1500)),
+            **bits(drawn.rows()),
             "SIM": float(likeness[torch.arange(len(wanted)), wanted].mean()),
             "voice": float((likeness.argmax(1) == wanted).float().mean()),
         }
-        a, b, spread, bits, sim, right = found[title].values()
+        a, b, spread, h_p, sim, right = (found[title][k] for k in ("r own", "r other", "F0 std", "H_p", "SIM", "voice"))
         print(
-            f"  {title:16} {a:18.2f} {b:17.2f} {spread:8.2f} {bits:6.2f} {sim:5.2f} {100 * right:6.0f} % (chance 33 %)"
+            f"  {title:16} {a:18.2f} {b:17.2f} {spread:8.2f} {h_p:6.2f} {sim:5.2f} {100 * right:6.0f} % (chance 33 %)"
         )
     print()
     return found

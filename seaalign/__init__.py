@@ -51,6 +51,7 @@ _HOME = {
     "DGSA": "modules",
     "DPO": "modules",
     "Disentangler": "modules",
+    "Habits": "modules",
     "SFT": "modules",
     "TDSC": "modules",
     "ConstraintCheckpoint": "callbacks",
@@ -59,6 +60,8 @@ _HOME = {
     "SampleAudio": "callbacks",
     "SaturationAlert": "callbacks",
     "TemperatureCurriculum": "callbacks",
+    "evaluate": "evaluation",
+    "read_evaluation": "evaluation",
 }
 _ROOMS = (
     "audio",
@@ -67,8 +70,10 @@ _ROOMS = (
     "callbacks",
     "critique",
     "data",
+    "evaluation",
     "functional",
     "judges",
+    "listening",
     "metrics",
     "miniature",
     "modules",
@@ -93,7 +98,8 @@ if TYPE_CHECKING:
         TemperatureCurriculum,
     )
     from seaalign.data import PairData, ProsodyData, SpeechData, TextData, TripletData
-    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler
+    from seaalign.evaluation import evaluate, read_evaluation
+    from seaalign.modules import DGSA, DPO, SFT, TDSC, Disentangler, Habits
     from seaalign.records import (
         Candidate,
         Pair,
@@ -139,6 +145,7 @@ __all__ = [
     "DGSA",
     "DPO",
     "Disentangler",
+    "Habits",
     "SFT",
     "TDSC",
     "ConstraintCheckpoint",
@@ -147,14 +154,18 @@ __all__ = [
     "SampleAudio",
     "SaturationAlert",
     "TemperatureCurriculum",
+    "evaluate",
+    "read_evaluation",
     "audio",
     "audit",
     "backbones",
     "callbacks",
     "critique",
     "data",
+    "evaluation",
     "functional",
     "judges",
+    "listening",
     "metrics",
     "miniature",
     "modules",

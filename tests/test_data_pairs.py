@@ -42,6 +42,18 @@ def test_the_file_is_made_once_with_the_fingerprints_of_its_makers(tmp_path):
     )
 
 
+def test_scores_lie_beside_the_pairs_unless_somebody_says_where(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_pairs(tmp_path / "p.parquet", made_pairs(6))
+    fit(Toy(), PairData(tmp_path / "p.parquet", max_frames=300))
+    assert (tmp_path / "p.scored.parquet").is_file() and not list(tmp_path.glob("here/*"))
+    assert PairData("runs/trl.jsonl").path.as_posix() == "runs/trl.scored.parquet"
+    assert PairData(made_pairs(6)).path.as_posix() == "scored.parquet"  # nothing to lie beside
+    with pytest.raises(ValueError, match="are the same file"):
+        PairData("p.parquet", scored="p.parquet")
+
+
 def test_pairs_come_as_a_list_or_as_a_file(tmp_path):
     rows = made_pairs(7)
     write_pairs(tmp_path / "p.parquet", rows)

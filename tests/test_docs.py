@@ -1,4 +1,7 @@
-"""The Python blocks of README.md and docs/*.md run, file by file, in the order they are read and in one namespace.
+"""The blocks of README.md and docs/*.md run, file by file, in the order they are read and in one namespace.
+
+These are the Python blocks; in `console` blocks the lines that begin with `$ seaalign`; and the YAML blocks that say,
+on the line before them, which file of the reader's they are: `<!-- file: dgsa.yaml -->`.
 
 A block that cannot run in a test says so on the line before it, with the reason, and is counted as skipped:
 
@@ -13,12 +16,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+
+from seaalign import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,10 +35,11 @@ class Block(NamedTuple):
     line: int
     code: str
     mark: str | None
+    language: str = "python"
 
 
 def blocks(text: str) -> list[Block]:
-    """The fenced python blocks of a page, with the line their code starts on and the comment right above the fence."""
+    """The fenced blocks of a page that run, with the line they start on and the comment right above the fence."""
     found: list[Block] = []
     lines, i = text.splitlines(), 0
     while i < len(lines):
@@ -43,11 +50,12 @@ def blocks(text: str) -> list[Block]:
         end = next((j for j in range(i + 1, len(lines)) if lines[j].strip() == fence[2]), None)
         if end is None:
             raise ValueError(f"line {i + 1}: the block is never closed")
-        if fence[3] in ("python", "py"):
-            above = next((line.strip() for line in reversed(lines[:i]) if line.strip()), "")
-            comment = re.fullmatch(r"<!--\s*(.*?)\s*-->", above)
+        above = next((line.strip() for line in reversed(lines[:i]) if line.strip()), "")
+        comment = re.fullmatch(r"<!--\s*(.*?)\s*-->", above)
+        mark = comment[1] if comment else None
+        if fence[3] in ("python", "py", "console") or (fence[3] == "yaml" and mark and mark.startswith("file:")):
             code = "\n".join(line.removeprefix(fence[1]) for line in lines[i + 1 : end])
-            found.append(Block(i + 2, code, comment[1] if comment else None))
+            found.append(Block(i + 2, code, mark, {"py": "python"}.get(fence[3], fence[3])))
         i = end + 1
     return found
 
@@ -57,9 +65,16 @@ def run(page: str, examples: list[Block]) -> int:
     namespace: dict[str, object] = {"__name__": "__docs__"}
     count = 0
     for block in examples:
-        if not_run(block) is None:
+        if not_run(block) is not None:
+            continue
+        if block.language == "console":
+            for command in re.findall(r"^\$ seaalign (.+)", block.code, flags=re.MULTILINE):
+                assert cli.main(shlex.split(command)) == 0, f"{page}:{block.line}: seaalign {command}"
+        elif block.language == "yaml":
+            Path(str(block.mark).removeprefix("file:").strip()).write_text(block.code)
+        else:
             exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), namespace)
-            count += 1
+        count += 1
     return count
 
 
@@ -117,16 +132,33 @@ raise SystemExit
 ```python
 y = x + 1
 ```
+<!-- file: a.yaml -->
+```yaml
+a: 1
+```
+```console
+$ seaalign --version
+seaalign 0
+```
 """
 
 
-def test_blocks_are_found_with_their_marks():
+def test_blocks_are_found_with_their_marks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     assert blocks(PAGE) == [
         Block(6, "x = 2", None),
         Block(10, "raise SystemExit", "not run: needs a GPU"),
         Block(15, "y = x + 1", "audio"),
+        Block(19, "a: 1", "file: a.yaml", "yaml"),
+        Block(22, "$ seaalign --version\nseaalign 0", None, "console"),
     ]
-    assert run("PAGE", blocks(PAGE)) == (1 if BLOCKED else 2)
+    assert run("PAGE", blocks(PAGE)) == (3 if BLOCKED else 4)
+    assert Path("a.yaml").read_text() == "a: 1" and capsys.readouterr().out.startswith("seaalign ")
+
+
+def test_a_failing_command_fails():
+    with pytest.raises(AssertionError, match="page.md:2: seaalign nonsense"):
+        run("page.md", blocks("```console\n$ seaalign nonsense\n```\n"))
 
 
 def test_a_failing_example_fails_at_its_own_line():

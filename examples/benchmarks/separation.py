@@ -3,12 +3,14 @@
 Two worlds. The embedded voice: six people who do not exist, whose F0 contour, level and pace are known because they
 were chosen. The Free Spoken Digit Dataset: six people who do, spliced into strings of three digits.
 
-A disentangler is trained on some utterances; probes then look at others. They are split by text, and no recording is
-on both sides. Of the prosody code: who speaks (from which ids occur and follow each other, and from statistics of the
-values), and the F0 contour about the utterance's mean (from three neighbouring steps). Of the timbre: who speaks, and
-how lively the utterance is within one speaker. Decoded: the absolute F0 of utterance A from its code and the timbre of
-another utterance of its speaker. `length` probes the mere number of steps, which no bottleneck hides. The contrast is
-the same probe on tokens that mix both (k-means over log mel and F0).
+A disentangler is trained on some utterances; probes then look at others. They are split by text, and no recording is on
+both sides. Of the prosody code: who speaks (from which ids occur and follow each other, and from statistics of the
+values), and the F0 contour about the utterance's mean (from three neighbouring steps). In the embedded voice also
+level, and rhythm: which share of a step lies within a word. Of the timbre: who speaks, and how lively the utterance is
+within one speaker. Decoded: the absolute F0 of utterance A from its code and the timbre of another utterance of its
+speaker. `length` probes the mere number of steps, which no bottleneck hides. The contrast is the same probe on tokens
+that mix both (k-means over log mel and F0). What makes a voice, length of the vocal tract and tilt of the source, is
+asked of code and timbre for 24 people nobody has trained on, each probed by what the others taught.
 
     python examples/benchmarks/separation.py --world voice --seeds 3 --out separation
     python examples/benchmarks/separation.py --world fsdd --fsdd PATH --arms full,no-speaker --out separation
@@ -37,8 +39,8 @@ from seaalign.data.hearing import REFERENCE, hear
 from seaalign.functional import fsq_values
 from seaalign.functional.prosody import semitones
 from seaalign.miniature.fsdd import JUDGE, TRAIN, Fsdd, splice
-from seaalign.miniature.spoken import RATE, Spoken
-from seaalign.miniature.voice import SPEAKERS, say
+from seaalign.miniature.spoken import HOP, RATE, Spoken
+from seaalign.miniature.voice import JUDGE_SPEAKERS, SPEAKERS, say
 
 ARMS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -178,6 +180,37 @@ def examine(module: Disentangler, spoken: list[Spoken]) -> dict[str, Any]:
     }
 
 
+def parameters(module: Disentangler, spoken: list[Spoken]) -> dict[str, float]:
+    """Level and rhythm of each step from three neighbouring steps of the code, as the F0 contour in `examine`."""
+    waves, texts = [s.waveform for s in spoken], [s.text for s in spoken]
+    values = [fsq_values(ids, module.levels) for ids in module.prosody(waves)]
+    frames = [heard.frames for heard in hear(waves, RATE, RATE)]
+    within = [torch.zeros(len(f)) for f in frames]
+    for curve, s in zip(within, spoken, strict=True):
+        for start, end in (s.boundaries // HOP).tolist():
+            curve[start:end] = 1.0
+    found = {}
+    for name, curves in (("level_code", [f[:, 2] for f in frames]), ("rhythm_code", within)):
+        x, y, groups = step_rows(values, curves, texts, module.hparams["stride"])
+        found[name] = max(probe_values(x, y, groups, kind).value for kind in ("linear", "mlp"))
+    return found
+
+
+def strangers(module: Disentangler, seed: int, each: int = 10) -> dict[str, float]:
+    """R2 of tract and tilt from timbre and from code, over people that neither module nor probe have learned from."""
+    generator = torch.Generator().manual_seed(seed + 1000)
+    texts = [tuple(torch.randint(10, (3,), generator=generator).tolist()) for _ in range(each)]
+    who = [name for name in JUDGE_SPEAKERS for _ in texts]
+    waves = [say(text, name, True, generator).waveform for name in JUDGE_SPEAKERS for text in texts]
+    code = value_features([fsq_values(ids, module.levels) for ids in module.prosody(waves)])
+    found = {}
+    for trait in ("tract", "tilt"):
+        true = torch.tensor([getattr(JUDGE_SPEAKERS[name], trait) for name in who])
+        for name, x in (("timbre", module.timbre(waves)), ("code", code)):
+            found[f"{trait}_{name}"] = max(probe_values(x, true, who, kind).value for kind in ("linear", "mlp"))
+    return found
+
+
 def mixed(train: list[Spoken], spoken: list[Spoken], size: int = 64, stride: int = 4) -> dict[str, Any]:
     """The same probe on tokens that mix prosody and timbre: k-means over log mel and F0, 25 a second."""
 
@@ -246,7 +279,10 @@ def main() -> None:
             if f"{arm}:{seed}" in results:
                 continue
             start = time.perf_counter()
-            found = mixed(heard, probed) if arm == "mixed" else examine(train(heard, arm, seed, args.steps), probed)
+            module = None if arm == "mixed" else train(heard, arm, seed, args.steps)
+            found = mixed(heard, probed) if module is None else examine(module, probed)
+            if module is not None and args.world == "voice":
+                found |= parameters(module, probed) | strangers(module, seed)
             results[f"{arm}:{seed}"] = {**found, "seconds": round(time.perf_counter() - start, 1)}
             file.write_text(json.dumps(results, indent=1))
             shown = {k: round(v["value"] if isinstance(v, dict) else v, 3) for k, v in results[f"{arm}:{seed}"].items()}

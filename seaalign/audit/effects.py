@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seaalign.audit.findings import TOLERANCE, Finding, skipped, weigh
 from seaalign.audit.swaps import WAYS, Heard
+from seaalign.functional.comparison import group_weights
 from seaalign.functional.entropy import entropy_at
 
 _DRAWS = 200
@@ -34,11 +35,8 @@ def over_texts(statistic: Callable[[Tensor], float], text: Tensor, seed: int = 0
     """
     value, count = statistic(torch.ones(len(text))), int(text.max()) + 1 if len(text) else 0
     generator = torch.Generator().manual_seed(seed)
-    draws = []
-    for _ in range(_DRAWS if count >= 3 else 0):
-        times = torch.bincount(torch.randint(count, (count,), generator=generator), minlength=count)
-        draws.append(statistic(times[text].float()))
-    found = torch.tensor(draws)
+    times = group_weights(count, _DRAWS if count >= 3 else 0, generator)
+    found = torch.tensor([statistic(row[text].float()) for row in times])
     found = found[found.isfinite()]
     if not value == value or len(found) < _DRAWS / 2:
         return None

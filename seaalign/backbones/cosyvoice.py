@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones.base import Engine, Unsupported
+from seaalign.backbones.context import by_row
 from seaalign.backbones.cosyvoice_parts import likely_cause, parts_of, served_weights, version_of, write_weights
 from seaalign.backbones.cosyvoice_prompt import Unistream
 from seaalign.backbones.cosyvoice_sound import check_timbre, open_folder
@@ -30,7 +31,7 @@ class CosyVoice(DecoderOnly):
     flow and vocoder get, {"token": (Tp,), "feat": (2 Tp, 80), "embedding": (192,)}; it is the same in both modes and
     never enters the language model.
 
-    CosyVoice 3 reads an instruction first, the ids up to and including <|endofprompt|>. It is taken from the text, or
+    CosyVoice 3 reads an instruction first, the ids up to and including `<|endofprompt|>`. It is taken from the text, or
     else from the transcript of the style, or else from `instruct`, and put in front, where it stood in training;
     without one there is an error. In CosyVoice 2 `instruct` merely stands before all text.
 
@@ -48,7 +49,7 @@ class CosyVoice(DecoderOnly):
             cosyvoice3.yaml), built by the checkout on PYTHONPATH.
         checkpoint: weights to read first, for instance the `llm.pt` of a fine-tune; see `load`.
         instruct: text ids, or text where there is a tokenizer, put before every text; for CosyVoice 3 it ends with
-            <|endofprompt|>, as in "You are a helpful assistant.<|endofprompt|>".
+            `<|endofprompt|>`, as in `"You are a helpful assistant.<|endofprompt|>"`.
         tokenizer: what `cosyvoice.tokenizer.tokenizer.get_qwen_tokenizer` gives; default: that of the whole object.
         text_frontend: `tokenize` normalises as upstream's inference does, which spells digits out in English outside
             Chinese; False: not at all, as in upstream's training.
@@ -137,7 +138,7 @@ class CosyVoice(DecoderOnly):
         return self.lm.speech_embedding(tokens)
 
     def pieces(self, prompts: Sequence[Prompt], speech: Speech) -> tuple[list[Tensor], list[Tensor]]:
-        lm, laid = self.lm, [self.unistream(prompt) for prompt in prompts]
+        lm, laid = self.lm, by_row(self.unistream, prompts)
         marks = (lm.llm_embedding if self.unistream.version == 2 else lm.speech_embedding).weight
         sos, task = int(getattr(lm, "sos", 0)), int(lm.task_id)  # checkouts before CosyVoice 3 call the first sos_eos
         begin, turn = marks[[sos, task]].split(1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seaalign.backbones.base import Unsupported
+from seaalign.backbones.context import TooLong
 from seaalign.records import Prompt
 
 _MARK = "<|endofprompt|>"
@@ -63,7 +64,7 @@ class Unistream:
         text, style = self._text(prompt), self._style(prompt)
         length = 2 + len(text) + len(style)
         if length > self.context:
-            raise ValueError(
+            raise TooLong(
                 f"a prompt with {len(text)} text ids and {len(style)} style tokens takes {length} positions, and the "
                 f"model reads {self.context} (max_position_embeddings): shorten it, or drop the row"
             )

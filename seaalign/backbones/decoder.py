@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones.base import evaluating
 from seaalign.backbones.caches import cache_name, roomy
+from seaalign.backbones.context import require_room
 from seaalign.backbones.fixed import Fixed, can_fix
 from seaalign.backbones.packing import IMPLEMENTATION, Packing, forget, takes_packing, why_not_packed
 from seaalign.backbones.pretrained import frequencies_kept
@@ -76,8 +77,8 @@ class DecoderOnly(StepBackbone):
         heads, tails = self.pieces(prompts, speech)
         tails = [tail.to(heads[0].dtype) for tail in tails]
         sizes, owners = [len(head) for head in heads], speech.prompt.tolist()
-        longest = max((sizes[p] + len(tail) for p, tail in zip(owners, tails, strict=True)), default=0)
-        self._require_room(longest, "prompt and speech take")
+        whole = [sizes[p] + len(tail) for p, tail in zip(owners, tails, strict=True)]
+        require_room(whole, self.context, type(self).__name__, "prompt and speech take")
         pack = bool(tails) and self._packs(heads[0])
         x, index = (self._packed if pack else self._padded)(heads, tails, owners)
         # column t is read where token t is predicted: at the last prompt position for t = 0
@@ -159,7 +160,7 @@ class DecoderOnly(StepBackbone):
     def read(self, heads: Sequence[Tensor]) -> tuple[Tensor, _State]:
         """Read embedded prompts, each (L, D): what `prefill` returns."""
         x = pad_sequence(list(heads), batch_first=True, padding_side="left" if self.windowed else "right")
-        self._require_room(x.shape[1], "the prompt takes")
+        require_room([len(head) for head in heads], self.context, type(self).__name__, "the prompt takes")
         length = torch.tensor([len(head) for head in heads], device=x.device)
         if self.windowed:
             places = torch.arange(x.shape[1], device=x.device) - (x.shape[1] - length)[:, None]
@@ -212,13 +213,6 @@ class DecoderOnly(StepBackbone):
 
     def room(self, state: _State) -> Tensor | None:
         return None if self.context is None else self.context - state.length
-
-    def _require_room(self, size: int, what: str) -> None:
-        if self.context is not None and size > self.context:
-            raise ValueError(
-                f"{what} {size} positions, {type(self).__name__} can read {self.context}: shorten the style "
-                "recording or the text, or leave the row out"
-            )
 
     def _call_body(
         self,

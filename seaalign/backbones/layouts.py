@@ -25,7 +25,7 @@ class Layout:
         name: for messages and fingerprints.
         prompt: what comes before the speech, in order: ids, texts that the tokenizer turns into ids, and the slots
             "{text}", "{style.text}", "{style.speech}" and "{timbre}". A tuple inside stands only where the style is on.
-        speech: id of speech code 0, the others following; or how code i is spelled, as "<|s_{}|>".
+        speech: id of speech code 0, the others following; or how code i is spelled, as `"<|s_{}|>"`.
         codes: number of speech codes.
         end: the token that ends speech.
         also: tokens that share the head's probability with speech, and are never drawn.

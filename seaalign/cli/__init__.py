@@ -21,24 +21,32 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("seaalign.demo:main", "see Synthetic Erosion and its repair on a miniature model, in six minutes"),
+    "prepare": Command("seaalign.cli.prepare:prepare", "turn a corpus (CosyVoice, Kaldi, NeMo, ...) into utterances"),
     "erosion": Command(
-        "seaalign.cli.erosion:erosion", "plan: what a share of synthetic speech will do, from tokens alone"
+        "seaalign.cli.erosion:erosion", "before training: filter synthetic speech, plan what a share of it will do"
     ),
     "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
     "tdsc": Command("seaalign.cli.critique:tdsc", "improve a policy without recordings: explore, judge, learn, repeat"),
     "mine": Command("seaalign.cli.mine:mine", "one iteration of that without its training, on many machines"),
+    "evaluate": Command(
+        "seaalign.cli.evaluate:evaluate", "compare systems on the same texts: errors, F0, H_p, similarity"
+    ),
+    "report": Command("seaalign.cli.report:report", "one page of what runs left on disk, with players, blind"),
+    "listen": Command(
+        "seaalign.cli.listen:listen", "listening tests without a server: pages for raters, and their answers"
+    ),
+    "export": Command("seaalign.cli.export:export", "save a trained policy as its own inference code loads it"),
+    "check": Command("seaalign.cli.training:check", "does the backbone of a YAML file obey the contract?"),
     "validate": Command("seaalign.cli.training:validate", "the validation numbers of a checkpoint"),
     "test": Command("seaalign.cli.training:test", "the same for modules with a test_step"),
     "predict": Command("seaalign.cli.training:predict", "the same for modules with a predict_step"),
-    "prepare": Command("seaalign.cli.prepare:prepare", "turn a corpus (CosyVoice, Kaldi, NeMo, ...) into utterances"),
-    "export": Command("seaalign.cli.export:export", "save a trained policy as its own inference code loads it"),
-    "check": Command("seaalign.cli.training:check", "does the backbone of a YAML file obey the contract?"),
 }
 EXAMPLES = """\
   seaalign demo --quick                       the whole story in a minute
   seaalign fit --config examples/fit_dgsa.yaml --trainer.max_steps 100
   seaalign tdsc --config examples/fit_tdsc.yaml     the same command goes on after a kill
   seaalign mine --config examples/fit_tdsc.yaml --out runs/mined --trainer.devices 8 --trainer.num_nodes 4
+  seaalign evaluate --config examples/evaluate.yaml --out runs/eval && seaalign report runs/eval
 """
 
 

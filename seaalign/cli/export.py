@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
+from seaalign.backbones.checkpoints import load_weights
 from seaalign.cli.backbone import parsed
-from seaalign.cli.training import load_weights
 
 
 def _options(parser: LightningArgumentParser) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from seaalign.backbones import CSM, VLLM, CausalLM, Chatterbox, CosyVoice, Qwen3TTS
-from seaalign.backbones.lora import has_adapters
-from seaalign.backbones.weights import is_adapter, load_into, read_weights
+from seaalign.backbones.checkpoints import load_weights
 from seaalign.callbacks import (
     ConstraintCheckpoint,
     DriftStop,
@@ -113,32 +111,6 @@ class Training(LightningCLI):
         path = self._get(self.config, "weights")
         if path is not None:
             load_weights(self.model.backbone, path)
-
-
-def load_weights(backbone: Any, path: str) -> None:
-    """Weights of a training run, or of the model in its own format, into a backbone.
-
-    Raises:
-        ValueError: they cannot be read, or do not fit.
-    """
-    native, prefix = Path(path).is_dir(), "backbone."
-    try:
-        state = {} if native else read_weights(path)
-    except ValueError as error:
-        raise ValueError(
-            f"--weights {path} is no checkpoint that could be read: give a file that `seaalign fit` or torch.save "
-            f"wrote, with tensors alone, or what your model is saved as. {error}"
-        ) from error
-    if any(map(is_adapter, state)) and not has_adapters(backbone):
-        raise ValueError(
-            f"--weights {path} was trained with LoRA, and the backbone of this file has none: take the file of that "
-            "run, or give the backbone the same lora="
-        )
-    trained = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    if trained:
-        load_into(backbone, trained, f"--weights {path}", "Give the model the class and the sizes that it had.")
-    else:
-        backbone.load(path)  # as upstream code wrote it
 
 
 class Check(Training):

@@ -202,6 +202,7 @@ class Round:
             write_pairs(self.folder / "pairs.parquet", mined.pairs)
         stats = {
             "sampler": self.shards.about["sampler"],
+            "heard_by": self.judge.listeners if self.judge else [],
             **summary(mined, judged),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "bytes": sum(path.stat().st_size for path in self.folder.iterdir()),

@@ -2,6 +2,8 @@
 
 from seaalign.data.batches import PairBatch, SpeechBatch, TripletBatch
 from seaalign.data.batching import FrameBatchSampler
+from seaalign.data.filter import filter_utterances
+from seaalign.data.filter_funnel import Sieve
 from seaalign.data.loader import FrameLoader
 from seaalign.data.pairs import PairData, load_pairs
 from seaalign.data.prepare import prepare
@@ -22,11 +24,13 @@ __all__ = [
     "RoundLoader",
     "Shard",
     "ShardData",
+    "Sieve",
     "SpeechBatch",
     "SpeechData",
     "TextData",
     "TripletBatch",
     "TripletData",
+    "filter_utterances",
     "load_pairs",
     "load_utterances",
     "prepare",

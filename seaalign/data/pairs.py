@@ -90,7 +90,8 @@ class PairData(StoredData[Pair, Pair]):
     Args:
         pairs: pairs; a Parquet file of `storage.write_pairs`; or a preference table, .jsonl or .parquet, in ids of
             seaalign, or in ids or texts of the model where the backbone can read them (see `storage.read_preferences`).
-        scored: the Parquet file of the pairs with their log-probs, read or made.
+        scored: the Parquet file of the pairs with their log-probs, read or made. Default: beside the file of the pairs,
+            as NAME.scored.parquet; for pairs that are no file, scored.parquet in the working directory.
         val_fraction: share of the pairs kept for validation, drawn by seed; at least one where it is above 0.
         max_frames: ceiling on the frames of a batch, per process. Where the backbone packs rows without padding, that
             is the sum of prompts and answers, and batches are filled up to it; elsewhere it is twice the pairs x the
@@ -118,13 +119,15 @@ class PairData(StoredData[Pair, Pair]):
     def __init__(
         self,
         pairs: str | Path | Sequence[Pair],
-        scored: str | Path = "scored.parquet",
+        scored: str | Path | None = None,
         val_fraction: float = 0.05,
         max_frames: int = 2000,
         seed: int = 0,
         vocab_size: int | None = None,
         reference: Reference = "stored",
     ) -> None:
+        if scored is None:
+            scored = Path(pairs).with_suffix(".scored.parquet") if isinstance(pairs, str | Path) else "scored.parquet"
         super().__init__(scored, val_fraction, max_frames, seed, vocab_size, reference)
         if isinstance(pairs, str | Path) and Path(pairs).resolve() == self.path.resolve():
             raise ValueError(f"pairs and scored are the same file, {scored}: give scored= a name of its own")

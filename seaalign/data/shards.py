@@ -136,7 +136,7 @@ class ShardData(L.LightningDataModule):
         return Shards(self.folder, about, suffix=stage.suffix)
 
     def rows(self, number: int) -> list[Any]:
-        """Those of a shard: `Turn`s, candidates, pairs or triplets."""
+        """Those of a shard: turns, candidates, pairs or triplets."""
         part = self.items[number * self.size : (number + 1) * self.size]
         if self._made is None:
             return list(part)

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seaalign.audit.splits import together
 from seaalign.backbones import Backbone
 from seaalign.demo.train import load, policy
 from seaalign.demo.world import heard
 from seaalign.functional import count_entropy, edit_distance, entropy_at, f0_std, repetition_span, token_counts
+from seaalign.functional.comparison import group_weights
 from seaalign.functional.pitch import f0
 from seaalign.functional.repetition import repetition_hits
 from seaalign.miniature.ear import Ear
@@ -116,7 +118,7 @@ def measure(
         waves,
         errors,
         torch.tensor([len(prompt.text) for prompt in prompts]),
-        torch.tensor(occurring([prompt.text.tolist() for prompt in prompts])),
+        torch.tensor(together([tuple(prompt.text.tolist()) for prompt in prompts])),
         torch.stack([each.value for each in spread]).float(),
         torch.tensor([each.defined for each in spread]),
         similarity,
@@ -154,28 +156,10 @@ def summarise(outcome: Outcome, codec: Any, n_tokens: int, seed: int = 0) -> dic
 
     generator = torch.Generator().manual_seed(seed)
     # the plug-in value spreads as the rarefied one does, and takes a hundredth of the time
-    draws = [
-        statistics(_resample(outcome.text, generator), lambda c: float(count_entropy(c))) for _ in range(BOOTSTRAP)
-    ]
+    times = group_weights(int(outcome.text.max()) + 1, BOOTSTRAP, generator)
+    draws = [statistics(row[outcome.text].float(), lambda c: float(count_entropy(c))) for row in times]
     center = statistics(torch.ones(rows), lambda c: float(entropy_at(c, min(n_tokens, int(c.sum())))))
     return {key: (value, float(torch.tensor([draw[key] for draw in draws]).std())) for key, value in center.items()}
-
-
-def occurring(texts: Sequence[Sequence[int]]) -> list[int]:
-    """Number the different texts in the order in which they come.
-
-    >>> occurring([[3, 1], [2], [3, 1]])
-    [0, 1, 0]
-    """
-    numbers: dict[tuple[int, ...], int] = {}
-    return [numbers.setdefault(tuple(text), len(numbers)) for text in texts]
-
-
-def _resample(text: Tensor, generator: torch.Generator) -> Tensor:
-    """How often each row counts when texts are drawn with replacement: rows of one text succeed and fail together."""
-    count = int(text.max()) + 1
-    drawn = torch.bincount(torch.randint(count, (count,), generator=generator), minlength=count)
-    return drawn[text].float()
 
 
 def _histogram(tokens: Sequence[Tensor], size: int) -> Tensor:

@@ -42,6 +42,7 @@ from seaalign.functional.separation import (
     vclub,
 )
 from seaalign.functional.tokens import token_counts, token_entropy, tokens_per_unit
+from seaalign.functional.transport import monge_map
 
 __all__ = [
     "CrossoverWeights",
@@ -75,6 +76,7 @@ __all__ = [
     "ipo_loss",
     "mixture_entropy",
     "mixture_entropy_slope",
+    "monge_map",
     "paired_test",
     "preference_margin",
     "prosody_regression_loss",

@@ -18,7 +18,7 @@ class Repetition(NamedTuple):
     rate: Tensor
     """() mean over the utterances where the rate is defined; 0 if there is none. The corpus value to report."""
     pooled: Tensor
-    """() share of all positions of the corpus: long utterances count for more."""
+    """() share of all positions of the corpus; long utterances count for more."""
     per_utterance: Tensor
     """(B,) share of each utterance; 0 where undefined."""
     defined: Tensor

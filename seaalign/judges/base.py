@@ -16,6 +16,7 @@ from seaalign.judges.answers import audible, checked, decoded, merged
 from seaalign.judges.cache import VerdictCache, batches, unjudged, verdict_key
 from seaalign.judges.calling import persistently
 from seaalign.judges.fingerprint import described
+from seaalign.judges.transcribers.routing import names_of
 from seaalign.records import Candidate, Verdict
 
 Decode = Callable[[Sequence[Candidate]], Sequence[Candidate]]
@@ -101,6 +102,12 @@ class Judge:
         if twice:
             raise ValueError(f"several criteria are called {twice}: set .name of one, so that reasons tell them apart")
         self.retries, self.timeout, self.batch, self.cache = retries, timeout, batch, cache
+
+    @property
+    def listeners(self) -> list[str]:
+        """Names of the recognisers that its criteria ask: whoever reports should be another one."""
+        ears = [criterion.transcriber for criterion in self.criteria if hasattr(criterion, "transcriber")]
+        return [name for ear in ears for name in names_of(ear)]
 
     @property
     def fingerprint(self) -> str:

@@ -47,9 +47,9 @@ class Repetition(Criterion):
 
 
 class Duration(Criterion):
-    """Rejects candidates too short or too long for their text (eq. 16: length within [0.5, 2.0] |x|).
+    """Rejects candidates too short or too long for their text (eq. 16: length within [0.5, 2.0] `|x|`).
 
-    The paper does not state the unit of |x|, and tokens per unit differ by script and frame rate. So the expected
+    The paper does not state the unit of `|x|`, and tokens per unit differ by script and frame rate. So the expected
     length is `per_unit` frames for each unit of the text, the median over data of the same tokenizer. Both bounds are
     accepted. A candidate that was cut at the length limit did not end, so its length is unknown: it is rejected.
     Score: "tokens_per_unit".

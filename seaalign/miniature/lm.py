@@ -19,8 +19,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones import StepBackbone
+from seaalign.backbones.lora_files import merged_state, save_adapters
+from seaalign.backbones.weights import load_into, read_weights
 from seaalign.miniature.spoken import RATE
 from seaalign.records import Prompt, Speech
+from seaalign.storage.columns import whole_or_nothing
 
 
 class _State(NamedTuple):
@@ -220,3 +223,14 @@ class TextSpeechLM(StepBackbone):
         if codec is None:
             return super().encode(waveforms, sample_rate)
         return Speech.pack(codec.encode(waveforms, sample_rate))
+
+    def save(self, path: str | Path, adapters_only: bool = False) -> None:
+        """Weights by name, as `torch.load(path, weights_only=True)` reads them; or the LoRA layers, in a folder."""
+        if adapters_only:
+            return save_adapters(self, path)
+        with whole_or_nothing(Path(path)) as file:
+            torch.save(merged_state(self), file)
+
+    def load(self, path: str | Path, unsafe: bool = False) -> None:
+        """The same the other way."""
+        load_into(self, read_weights(path, unsafe), path)

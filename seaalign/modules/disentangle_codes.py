@@ -61,6 +61,7 @@ class Codes(L.LightningModule):
         utterances: Sequence[Utterance],
         inputs: Sequence[Tensor],
         speakers: Sequence[str] | None = None,
+        codes: Sequence[Tensor] | None = None,
     ) -> list[Utterance]:
         """The utterances with prompts that carry code and timbre: `Style(tokens=ids)` and a tensor (timbre_size,).
 
@@ -69,18 +70,22 @@ class Codes(L.LightningModule):
             inputs: of each, of the recording whose style and voice the prompt shall have (itself, or a reference).
             speakers: of each. Then all utterances of a speaker get the mean of its timbres, one equal tensor, which is
                 how seaalign knows that they are of one speaker. None = each its own.
+            codes: of each, where another makes them, as `Habits.prosody`. None = `prosody` of the inputs.
         """
-        if len(utterances) != len(inputs) or (speakers is not None and len(speakers) != len(inputs)):
-            raise ValueError(f"{len(utterances)} utterances, {len(inputs)} inputs: give one for each, and one speaker")
+        if any(x is not None and len(x) != len(utterances) for x in (inputs, speakers, codes)):
+            raise ValueError(
+                f"{len(utterances)} utterances, {len(inputs)} inputs: give one for each, one speaker, and one code"
+            )
         timbres = list(self.timbre(inputs)) if len(inputs) else []
         for name in set(speakers or ()):
             own = [i for i, speaker in enumerate(speakers or ()) if speaker == name]
             mean = torch.stack([timbres[i] for i in own]).mean(0)
             for i in own:
                 timbres[i] = mean
+        made = self.prosody(inputs) if codes is None else codes
         return [
             replace_prompt(utterance, Style(ids), timbre)
-            for utterance, ids, timbre in zip(utterances, self.prosody(inputs), timbres, strict=True)
+            for utterance, ids, timbre in zip(utterances, made, timbres, strict=True)
         ]
 
     def resynthesise(self, codes: Sequence[Tensor], timbres: Tensor) -> list[Tensor]:

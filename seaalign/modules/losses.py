@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone
+from seaalign.backbones.context import naming
 from seaalign.data.batches import PairBatch, SpeechBatch
 from seaalign.functional.likelihood import sequence_logp
 from seaalign.functional.preference import cdpo_loss, ipo_loss, preference_margin
@@ -80,10 +81,11 @@ def policy_and_reference(
 
     Raises:
         Unsupported: nothing is stored, and there are no LoRA layers.
-        ValueError: a log-prob of the policy is not finite.
+        ValueError: a log-prob of the policy is not finite, or a row is longer than it reads.
     """
-    reference = adapterless_logps(backbone, prompts, speech) if stored is None else stored
-    logps = backbone(prompts, speech)
+    with naming(ids):
+        reference = adapterless_logps(backbone, prompts, speech) if stored is None else stored
+        logps = backbone(prompts, speech)
     require_finite(logps, speech.scored, ids)
     return logps, reference
 

@@ -8,6 +8,7 @@ import lightning as L
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone
+from seaalign.backbones.context import naming
 from seaalign.data.batches import SpeechBatch
 from seaalign.data.speech import SpeechData
 from seaalign.modules.losses import likelihood_loss
@@ -54,7 +55,8 @@ class SFT(L.LightningModule):
 
     def forward(self, batch: SpeechBatch) -> Tensor:
         """Log-probs (B, T+1) of the batch; see `Backbone.forward`."""
-        return self.backbone(batch.prompts, batch.speech)
+        with naming(batch.ids):
+            return self.backbone(batch.prompts, batch.speech)
 
     def loss(self, batch: SpeechBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean negative log-prob per scored token, and what to log."""

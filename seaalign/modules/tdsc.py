@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone
+from seaalign.backbones.context import naming
 from seaalign.critique import Reference
 from seaalign.data.batches import CandidateBatch, PairBatch, SentenceBatch, SpeechBatch
 from seaalign.judges import Criterion, Judge
@@ -160,7 +161,9 @@ class TDSC(L.LightningModule):
     def loss(self, batch: SpeechBatch | PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Likelihood of accepted candidates (eq. 17), or preference of winners over losers (eq. 18-19)."""
         if isinstance(batch, SpeechBatch):
-            return likelihood_loss(self.backbone(batch.prompts, batch.speech), batch)
+            with naming(batch.ids):
+                logps = self.backbone(batch.prompts, batch.speech)
+            return likelihood_loss(logps, batch)
         beta, reduction, sft_weight = (self.hparams[name] for name in ("beta", "reduction", "sft_weight"))
         return pair_loss(self.backbone, batch, beta, reduction, sft_weight)
 

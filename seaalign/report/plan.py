@@ -156,7 +156,7 @@ def erosion_plan(
         seed: of the draws.
 
     Raises:
-        ValueError: one side is empty, or alpha is no share.
+        ValueError: one side is empty, alpha is no share, or there are fewer than 2 draws.
 
     Source: Geng et al. 2026, eq. 4-5, 13-14, App. B.
 
@@ -168,6 +168,8 @@ def erosion_plan(
         >>> round(plan.plug_in, 6), plan.alpha, len(plan.alphas)
         (0.333333, 0.5, 101)
     """
+    if draws < 2:
+        raise ValueError(f"draws={draws}: an interval needs 2 or more, 200 are enough")
     one = merged(_counted(real, "real").values())
     systems = _counted(synthetic, "synthetic")
     both = merged(systems.values())

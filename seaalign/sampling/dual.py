@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from seaalign.backbones.base import Backbone, Unsupported, calls, occurrences
+from seaalign.backbones.context import naming
 from seaalign.functional.sampling import content_key
 from seaalign.records import Prompt, Triplet, Utterance
 from seaalign.sampling.progress import track
@@ -125,7 +126,7 @@ def say_twins(
     def said(prompts: list[Prompt], before: list[int], what: str) -> list[tuple[Tensor, bool]]:
         return say(
             backbone, prompts, limits, temperature=temperature, top_p=top_p, batch=batch, seed=seed, what=what,
-            progress=progress, before=before,
+            progress=progress, before=before, ids=[twin.utterance.id for twin in part],
         )  # fmt: skip
 
     expressive = said([twin.prompt for twin in part], [twin.before[0] for twin in part], "sampling, style on")
@@ -163,6 +164,7 @@ def say(
     what: str = "sampling",
     progress: bool = True,
     before: Sequence[int] | None = None,
+    ids: Sequence[str] = (),
 ) -> list[tuple[Tensor, bool]]:
     """One answer to each prompt, whatever `batch` is: its tokens (T,) and whether it ended.
 
@@ -179,12 +181,15 @@ def say(
         what: the title of the progress bar.
         progress: show a bar on a terminal.
         before: how many equal prompts come before each (P,), where these are a part of a longer list.
+        ids: what messages call the prompts (P,).
     """
     said: list[tuple[Tensor, bool]] = [(torch.zeros(0), False)] * len(prompts)
     for rows, turn in track(calls(prompts, batch, limits, before), what, progress):
         generator = torch.Generator().manual_seed(seed + turn)
         most = torch.tensor([limits[i] for i in rows])
-        speech = backbone.sample([prompts[i] for i in rows], 1, temperature, top_p, most, generator=generator).to("cpu")
+        with naming([ids[i] for i in rows] if ids else []):
+            speech = backbone.sample([prompts[i] for i in rows], 1, temperature, top_p, most, generator=generator)
+        speech = speech.to("cpu")
         for i, tokens, ended in zip(rows, speech.rows(), speech.ended.tolist(), strict=True):
             said[i] = tokens, ended
     return said

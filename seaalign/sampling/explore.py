@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from seaalign.backbones.base import Backbone, calls, occurrences
+from seaalign.backbones.context import naming
 from seaalign.records import Candidate, Sentence
 
 
@@ -119,14 +120,15 @@ def explore(
     for wave, (rows, turn) in enumerate(calls(prompts, batch, limits, before)):
         if not wanted(wave):
             continue
-        speech = backbone.sample(
-            [prompts[i] for i in rows],
-            n,
-            torch.tensor(list(temperatures)).repeat(len(rows)),
-            top_p,
-            torch.tensor([limits[i] for i in rows]).repeat_interleave(n),
-            generator=torch.Generator().manual_seed(seed + turn),
-        ).to("cpu")
+        with naming([sentences[i].id for i in rows]):
+            speech = backbone.sample(
+                [prompts[i] for i in rows],
+                n,
+                torch.tensor(list(temperatures)).repeat(len(rows)),
+                top_p,
+                torch.tensor([limits[i] for i in rows]).repeat_interleave(n),
+                generator=torch.Generator().manual_seed(seed + turn),
+            ).to("cpu")
         answers = list(zip(speech.rows(), speech.ended.tolist(), strict=True))
         yield (
             wave,

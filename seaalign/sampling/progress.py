@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
@@ -17,3 +18,18 @@ def track(items: Sequence[_Item], what: str, progress: bool) -> Iterable[_Item]:
     from rich.progress import track
 
     return track(items, what, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def bar(total: int, what: str, progress: bool) -> Iterator[Callable[[int], None]]:
+    """The same for work that is done in parts: a function to call with how much more is done."""
+    if not progress or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda done: shown.advance(task, done)

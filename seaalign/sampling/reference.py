@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating
+from seaalign.backbones.context import naming
 from seaalign.backbones.lora import adapters_off, has_adapters
 from seaalign.functional.batching import batches, frames_of, warn_of_long
 from seaalign.records import Pair, Prompt, Speech, Triplet
@@ -135,7 +136,8 @@ def require_adapters(backbone: nn.Module, who: str) -> None:
 def _score(backbone: Backbone, prompts: list[Prompt], speech: Speech, ids: list[str]) -> list[list[Tensor]]:
     """Log-probs (T+1,) of rows in blocks of len(ids): one list for each block."""
     size = len(ids)
-    logps = backbone(prompts, speech).float().cpu()
+    with naming(ids):
+        logps = backbone(prompts, speech).float().cpu()
     if not bool(torch.isfinite(logps).all()):
         row = int((~torch.isfinite(logps)).any(-1).nonzero()[0])
         raise ValueError(

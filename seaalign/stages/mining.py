@@ -133,7 +133,9 @@ class Mining:
             made = {"data": pairs_hash(bare), "layout": layout_of(self.module.backbone)}
             Shards.at(self.folder / "reference").merge(self.folder / "pairs.parquet", made)
         sizes = {place: _bytes(self.folder / place) for place in ("candidates", "judged", "reference")}
-        result = {"sampler": self._about["sampler"], "iteration": self.iteration, **stats, "bytes": sizes}
+        heard_by = self.module.judge.listeners if self.module.judge else []
+        result = {"sampler": self._about["sampler"], "heard_by": heard_by, "iteration": self.iteration, **stats}
+        result["bytes"] = sizes
         write_json(self.folder / "round.json", result)
         return result
 

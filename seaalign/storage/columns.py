@@ -34,6 +34,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; check the path, or write it first")
+    with open(path, "rb") as file:
+        if file.read(4) != b"PAR1":
+            raise ValueError(
+                f"{path} is not a readable Parquet file, it begins like something else: `seaalign prepare` makes files "
+                "of utterances from corpora, write_utterances and write_pairs from Python"
+            )
     try:
         found = (pq.read_schema(path).metadata or {}).get(b"seaalign")
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
@@ -128,7 +134,7 @@ class Blobs(dict[int, bytes]):
 def write_columns(
     path: Path, kind: str, columns: dict[str, str], rows: list[dict[str, Any]], metadata: dict[str, Any]
 ) -> None:
-    """Write rows whose columns are "string", "ids", "floats", "bool" or "blob", with `metadata` as JSON, atomically."""
+    """Write rows of "string", "number", "ids", "floats", "bool" or "blob" columns, with `metadata`, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -156,7 +162,7 @@ def read_columns(path: Path, kind: str, columns: dict[str, str]) -> tuple[dict[s
     decoded = {}
     for name, what in columns.items():
         try:
-            decoded[name] = _decoded(table[name].cast(_types()[what]).combine_chunks(), what)
+            decoded[name] = decode_column(table[name].cast(_types()[what]).combine_chunks(), what)
         except (ValueError, NotImplementedError) as error:  # all of Arrow's errors are among them
             raise ValueError(f"{path}: column {name!r} is not what it should be ({error}): write it again") from error
     return decoded, meta
@@ -176,11 +182,12 @@ def _types() -> dict[str, Any]:
     import pyarrow as pa
 
     plain = {"string": pa.string(), "ids": pa.list_(pa.int32()), "floats": pa.list_(pa.float32()), "bool": pa.bool_()}
-    return {**plain, "blob": pa.dictionary(pa.int32(), pa.binary())}
+    return {**plain, "number": pa.float64(), "blob": pa.dictionary(pa.int32(), pa.binary())}
 
 
-def _decoded(array: Any, what: str) -> list[Any]:
-    if what in ("string", "bool"):
+def decode_column(array: Any, what: str) -> list[Any]:
+    """An Arrow array of a column as texts, numbers, arrays or timbres."""
+    if what in ("string", "bool", "number"):
         return list(array.to_pylist())
     if what == "blob":
         loaded = [_timbre(blob) for blob in array.dictionary.to_pylist()]

@@ -41,7 +41,7 @@ def write_cosyvoice(
     recording of the same id among `originals`.
 
     Upstream's loader opens the audio of every row, also where only the language model is trained on tokens. Of files
-    the bytes are written, of samples 16-bit WAV. What comes before <|endofprompt|> in a text goes to the column
+    the bytes are written, of samples 16-bit WAV. What comes before `<|endofprompt|>` in a text goes to the column
     instruct where every row has it. utt_embedding is the timbre's "embedding"; spk_embedding is the mean over the rows
     of the speaker, as upstream computes it. Upstream's tool also writes utt2data.list and spk2data.list; its training
     reads neither, so they are left out.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,13 +47,8 @@ def stream_tokens(path: str | Path, batch: int = 4096) -> Iterator[TokenBatch]:
         >>> next(stream_tokens(path)).tokens.tolist()
         [7, 7, 8]
     """
-    import pyarrow.parquet as pq
-
-    path, meta = Path(path), read_metadata(path)
-    if meta.get("kind") != "utterances":
-        raise ValueError(f"{path} holds {meta.get('kind')}, not utterances: name a file of write_utterances")
-    books = meta.get("codebooks") or 1
-    for part in pq.ParquetFile(path).iter_batches(batch, columns=["id", "source", "tokens"]):
+    books = utterances_metadata(path).get("codebooks") or 1
+    for part in stream_utterances(path, ["id", "source", "tokens"], batch):
         column = part.column("tokens")
         sizes = column.value_lengths().to_numpy(zero_copy_only=False)
         ids = part.column("id").to_pylist()
@@ -63,3 +58,35 @@ def stream_tokens(path: str | Path, batch: int = 4096) -> Iterator[TokenBatch]:
         flat = column.flatten().to_numpy(zero_copy_only=False)[::books]
         sources = [source or "real" for source in part.column("source").to_pylist()]
         yield TokenBatch(ids, sources, flat.astype(np.int64), sizes.astype(np.int64) // books)
+
+
+def stream_utterances(path: str | Path, columns: Sequence[str] | None = None, batch: int = 4096) -> Iterator[Any]:
+    """Read a file of `write_utterances` as Arrow record batches, whatever is in its rows.
+
+    Args:
+        path: the file.
+        columns: the ones to read; None = all.
+        batch: rows at a time.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds no utterances, lacks a column, or is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    utterances_metadata(path)
+    try:
+        file = pq.ParquetFile(path)
+        if missing := sorted(set(columns or ()) - set(file.schema_arrow.names)):
+            raise ValueError(f"it lacks the columns {missing}")
+        yield from file.iter_batches(batch, columns=columns)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); it is damaged: delete it and write it again") from error
+
+
+def utterances_metadata(path: str | Path) -> dict[str, Any]:
+    """What a file of utterances says of itself; errors as in `stream_utterances`."""
+    meta = read_metadata(path)
+    if meta.get("kind") != "utterances":
+        raise ValueError(f"{path} holds {meta.get('kind')}, not utterances: name a file of write_utterances")
+    return meta

@@ -78,7 +78,7 @@ def check_backbone(
         prompts: P >= 1 prompts; better several of different length, one of them with a style if that is offered.
         speech: B rows that answer them, the longest of 4 frames or more; better ragged and with varied tokens.
         seed: of everything drawn here.
-        atol: scores agree within atol + rtol |score|. Default 1e-4; 1e-2 for fp16 and 5e-2 for bf16 parameters.
+        atol: scores agree within `atol + rtol |score|`. Default 1e-4; 1e-2 for fp16 and 5e-2 for bf16 parameters.
         rtol: see atol.
         enumerate_up_to: largest vocabulary of which every one-token answer is scored (V rows of one token).
         draws: first tokens drawn per setting for the chi-square test.

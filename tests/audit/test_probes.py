@@ -111,7 +111,7 @@ def test_recognising_the_sentence_is_no_merit():
 
 def test_the_same_text_under_two_utterances_stays_on_one_side():
     assert together(["a", "a", "b", "c", "d"], ["x", "y", "y", "z", "z"]) == [0, 0, 0, 1, 1]
-    assert together([1, 2, 3]) == [0, 1, 2]
+    assert together([1, 2, 3]) == [0, 1, 2] and together([(3, 1), (2,), (3, 1)]) == [0, 1, 0]
     with pytest.raises(ValueError, match=r"\[2, 1\]"):
         together([1, 2], [3])
 

@@ -16,6 +16,7 @@ from tests.backbones.user_models import tokens
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.audio  # not for sound: transformers itself imports torchaudio where it finds it installed
 
+from seaalign.backbones.context import naming  # noqa: E402
 from seaalign.backbones.cosyvoice import CosyVoice  # noqa: E402
 
 CODES, MARK = 24, 300
@@ -459,6 +460,8 @@ def test_what_is_longer_than_the_context():
         ValueError, match="with 11 text ids and 8 style tokens takes 21 positions, and the model reads 20"
     ):
         backbone.sample([prompt], max_len=2)
+    with pytest.raises(ValueError, match="'b': a prompt with 11 text ids"), naming(["a", "b"]):
+        backbone.sample([Prompt([1]), prompt], max_len=2)
     fits = Prompt([1] * 8, prompt.style)
     backbone([fits], Speech.pack([[]]))
     with pytest.raises(ValueError, match="prompt and speech take 21 positions, CosyVoice can read 20"):

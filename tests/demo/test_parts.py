@@ -17,6 +17,7 @@ from seaalign.demo.evaluate import Outcome, summarise  # noqa: E402
 from seaalign.demo.show import table  # noqa: E402
 from seaalign.demo.tasks import Crew, Task  # noqa: E402
 from seaalign.demo.world import embedded, texts  # noqa: E402
+from seaalign.functional.comparison import group_weights  # noqa: E402
 from seaalign.storage import write_json  # noqa: E402
 
 
@@ -67,6 +68,12 @@ def test_sigma_is_that_of_the_bootstrap():
     # two utterances, one all wrong, one all right: WER of a resample is 0, 50 or 100 with weights 1/4, 1/2, 1/4
     made = summarise(outcome([[0, 1], [0, 1]], [2, 0], [2, 2]), FakeCodec(), 4)
     assert made["wer"][1] == pytest.approx(100 * math.sqrt(1 / 8), rel=0.15)
+
+
+def test_the_draws_are_those_that_the_published_numbers_were_made_with():
+    one, all_at_once = torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)
+    singly = [torch.randint(9, (9,), generator=one).bincount(minlength=9) for _ in range(30)]
+    assert torch.equal(torch.stack(singly).double(), group_weights(9, 30, all_at_once))
 
 
 def summary(**values):

@@ -66,3 +66,14 @@ def test_unknown_words_and_a_missing_codec_are_named():
         small()([Prompt([3, 10])], Speech.pack([[1]]))
     with pytest.raises(Unsupported, match="has no decode"):
         small().decode(SPEECH, [None] * 4)
+
+
+def test_what_is_saved_is_loaded_by_torch_alone_and_by_load(tmp_path):
+    saved, plain, other = (small(seed=seed) for seed in (1, 2, 3))
+    saved.save(tmp_path / "lm.pt")
+    plain.load_state_dict(torch.load(tmp_path / "lm.pt", weights_only=True), strict=True)
+    other.load(tmp_path / "lm.pt")
+    for name, value in saved.state_dict().items():
+        assert torch.equal(plain.state_dict()[name], value) and torch.equal(other.state_dict()[name], value)
+    with pytest.raises(ValueError, match="lm.pt"):
+        small(layers=1).load(tmp_path / "lm.pt")

@@ -13,9 +13,13 @@ import torch
 from examples.your_own_model import CODES, TEXT
 from seaalign import DGSA, SFT, Prompt, Speech, SpeechData, TripletData, Utterance
 from seaalign.backbones import packing
+from seaalign.data.batches import PairBatch, SpeechBatch
 from seaalign.data.pairs import PairData
 from seaalign.modules.dpo import DPO
 from seaalign.modules.losses import require_finite
+from seaalign.records import Pair, Sentence
+from seaalign.sampling import explore, pair_logps
+from seaalign.sampling.dual import say
 from seaalign.storage import read_metadata, read_triplets, write_triplets
 from tests.backbones.test_packing import own
 from tests.modules.test_dpo import made_pairs
@@ -91,13 +95,31 @@ def test_a_prompt_longer_than_the_budget_has_a_batch_of_its_own():
 def test_what_the_model_cannot_read_is_refused_by_its_size():
     backbone = own()
     backbone.context = 40
-    with pytest.raises(ValueError, match=r"prompt and speech take 51 positions, Packable can read 40: shorten"):
+    with pytest.raises(ValueError, match=r"'u1': prompt and speech take 51 positions, Packable can read 40: shorten"):
         quiet(max_epochs=1).fit(SFT(backbone), SpeechData(utterances(5, 40), max_frames=60))
     with pytest.raises(ValueError, match=r"the prompt takes 42 positions, Packable can read 40: shorten"):
         backbone.sample([u.prompt for u in utterances(5, 40)], max_len=3)
     # what is left of the context is all that is sampled
     drawn = backbone.sample([u.prompt for u in utterances(35)], n=4, min_len=3, max_len=99)
     assert drawn.lengths.tolist() == [3] * 4 and not drawn.ended.any()
+
+
+def test_a_row_that_is_too_long_is_called_by_its_id_wherever_it_is_met():
+    backbone, rows = own(), utterances(5, 40, 6)
+    backbone.context = 40
+    pairs = [Pair(u.id, u.prompt, u.tokens, u.tokens[:3]) for u in rows]
+    scored = [replace(pair, reference=(torch.zeros(10), torch.zeros(4))) for pair in pairs]
+    sentences = [Sentence(u.id, "much", u.prompt) for u in rows]
+    prompts = [u.prompt for u in rows]
+    for meet in (
+        lambda: SFT(backbone).loss(SpeechBatch(prompts, Speech.pack([u.tokens for u in rows]), [u.id for u in rows])),
+        lambda: DPO(backbone).loss(PairBatch.of(scored)),
+        lambda: pair_logps(backbone, pairs),
+        lambda: next(explore(backbone, sentences, [1.0], max_len=3)),
+        lambda: say(backbone, prompts, [3] * 3, temperature=1.0, top_p=1.0, batch=2, seed=0, ids=[u.id for u in rows]),
+    ):
+        with pytest.raises(ValueError, match=r"^'u1': (prompt and speech take|the prompt takes) \d\d positions"):
+            meet()
 
 
 def test_a_thousand_candidates_of_one_text_are_scored_in_proportion(monkeypatch):

@@ -103,3 +103,16 @@ class ByLanguage(Transcriber):
                 f"no transcriber for language {language!r}, only for {known}: add one, or a default under None"
             )
         return ear.transcribe(waveforms, sample_rate, language)
+
+
+def names_of(ear: Transcriber) -> list[str]:
+    """What listens: the name of a transcriber, or of each that it sends calls to.
+
+    >>> names_of(ByLanguage({"th": Function(max), "lo": Function(min)}))
+    ['min', 'max']
+    """
+    return (
+        [ear.name]
+        if not isinstance(ear, ByLanguage)
+        else [n for each in ear.transcribers.values() for n in names_of(each)]
+    )
