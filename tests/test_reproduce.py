@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import sys
@@ -222,3 +223,9 @@ def test_the_page_shows_what_the_results_say(example):
     found = json.loads((ROOT / "docs" / "reproduce.json").read_text())
     text = example.tables.everything([run["numbers"] for run in found["runs"]])
     assert text.strip() in (ROOT / "docs" / "reproduce.md").read_text()
+
+
+def test_examples_of_the_docstrings(example):
+    for module in (example.claims, example.tables):
+        found = doctest.testmod(module)
+        assert found.attempted and not found.failed
