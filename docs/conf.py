@@ -27,7 +27,6 @@ extensions = [
     "_ext.generate",
 ]
 exclude_patterns = ["_ext"]
-suppress_warnings = ["toc.not_readable"]  # a toctree may name a page before it is there
 default_role = "code"  # what docstrings put in backticks is code
 nitpicky = False  # types of torch and lightning have no page here
 
