@@ -5,9 +5,10 @@
 Each run makes `FOLDER/SEED/numbers.json` in three to six minutes of a core; runs that are there are not repeated.
 DGSA begins twice at one model: on its own pairs, and on pairs of strangers (the paper's "random speaker pairing").
 
-With `--separated`, also the same speech, steps, DGSA and questions for a model that needs no help: its tokens are
-spectrum and F0 relative to a speaker's, its decoder is told who speaks, its style is the speech tokens of another
-utterance (`seaalign.miniature.lm.TextSpeechLM`). Then how much of the way DGSA goes is printed for both, seed by seed.
+With `--separated`, two minutes more a seed, also the same speech, steps, DGSA and questions for a model that needs no
+help: its tokens are spectrum and F0 relative to a speaker's, its decoder is told who speaks, its style is the speech
+tokens of another utterance (`seaalign.miniature.lm.TextSpeechLM`). Then how much of the way DGSA goes is printed for
+both, seed by seed.
 """
 
 from __future__ import annotations
