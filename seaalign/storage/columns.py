@@ -35,7 +35,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; check the path, or write it first")
     with open(path, "rb") as file:
-        if file.read(4) != b"PAR1":
+        start = file.read(4)
+        if not b"PAR1".startswith(start):  # an empty file may have been cut off
             raise ValueError(
                 f"{path} is not a readable Parquet file, it begins like something else: `seaalign prepare` makes files "
                 "of utterances from corpora, write_utterances and write_pairs from Python"

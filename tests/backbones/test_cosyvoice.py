@@ -81,6 +81,7 @@ def stirred(backbone):
 def test_the_contract_holds(version, dtype, checkpointed, lora):
     if lora:
         pytest.importorskip("peft")
+    torch.manual_seed(version)  # layers of LoRA are drawn: in bfloat16 two ids may tie at the edge of the nucleus
     backbone = stirred(adapter(version, lora={"r": 4} if lora else None)).to(dtype)
     if checkpointed:
         backbone.lm.llm.model.model.gradient_checkpointing_enable()  # as users write it: with reentry, where that is
