@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from seaalign.backbones.lora import has_adapters
+from seaalign.backbones.lora import has_adapters, lora_host
+from seaalign.backbones.lora_files import take_out
 from seaalign.backbones.weights import is_adapter, load_into, read_weights
 
 
@@ -41,6 +45,26 @@ def load_weights(backbone: Any, path: str, option: str = "--weights") -> None:
         load_into(backbone, trained, f"{option} {path}", "Give the model the class and the sizes that it had.")
     else:
         backbone.load(path)  # as upstream code wrote it
+
+
+@contextmanager
+def lent(backbone: nn.Module) -> Iterator[None]:
+    """Give a backbone back as it was, whatever weights or LoRA layers are loaded into it meanwhile.
+
+    A file of adapters says nothing of the weights below them, nor plain weights of the adapters above: without this,
+    what one file leaves would speak along with the next. Takes a copy of the weights on the CPU.
+    """
+    before = {k: v.detach().to("cpu", copy=True) for k, v in backbone.state_dict().items() if isinstance(v, Tensor)}
+    adapted = has_adapters(backbone)
+    try:
+        yield
+    finally:
+        if has_adapters(backbone) and not adapted:
+            take_out(lora_host(backbone))
+        with torch.no_grad():
+            for name, value in backbone.state_dict().items():
+                if name in before:
+                    value.copy_(before[name])
 
 
 def step_of(path: str | Path) -> int | None:

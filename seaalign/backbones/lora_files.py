@@ -104,7 +104,7 @@ def load_adapters(backbone: nn.Module, folder: str | Path, unsafe: bool = False)
     apart = _differences(_state(host), state)
     if apart:
         if fresh:
-            _take_out(host)
+            take_out(host)
             for parameter, wanted in asked:
                 parameter.requires_grad_(wanted)
         raise ValueError(
@@ -134,7 +134,7 @@ def _same_settings(there: Any, here: Any, folder: str | Path) -> None:
             )
 
 
-def _take_out(host: nn.Module) -> None:
+def take_out(host: nn.Module) -> None:
     """Put the layers below the LoRA layers back in their place."""
     for name, layer in list(layers(host)):
         parent, _, child = name.rpartition(".")

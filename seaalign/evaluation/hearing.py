@@ -70,12 +70,18 @@ class People:
     """The recordings of people that the texts come with, each read once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Heard] = {}
+        self._known: dict[str, Heard | None] = {}
 
     def say(self, cases: Sequence[Case]) -> list[Heard | None]:
-        """Those of some texts."""
-        new = [case for case in cases if case.audio is not None and case.id not in self._known]
-        sounds = [hear(case.audio, f"the recording of {case.id!r}") for case in new if case.audio is not None]
+        """Those of some texts; None where there is none, or one that cannot be read, as the rows of people say."""
+        new, sounds = [], []
+        for case in cases:
+            if case.audio is not None and case.id not in self._known:
+                try:
+                    sounds.append(hear(case.audio, f"the recording of {case.id!r}"))
+                    new.append(case)
+                except ValueError:
+                    self._known[case.id] = None
         for case, (wave, rate), contour in zip(new, sounds, contours(*_split(sounds)), strict=True):
             self._known[case.id] = Heard(case, wave, rate, contour)
         return [self._known.get(case.id) for case in cases]

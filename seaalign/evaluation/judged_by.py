@@ -12,10 +12,12 @@ from seaalign.judges.transcribers.routing import names_of
 
 
 def filters_of(folder: str | Path) -> set[str]:
-    """Recognisers that chose what was learned from, by the `round.json` of `seaalign tdsc` and `mine` in a folder."""
+    """Recognisers that chose what was learned from, by what `seaalign tdsc`, `mine` and `erosion filter` left there."""
     found: set[str] = set()
     for path in (*Path(folder).glob("round.json"), *Path(folder).glob("round-*/round.json")):
         found.update(json.loads(path.read_text(encoding="utf-8")).get("heard_by", []))
+    for path in Path(folder).glob("funnel.json"):
+        found.update(json.loads(path.read_text(encoding="utf-8")).get("settings", {}).get("heard_by", []))
     return found
 
 

@@ -51,7 +51,8 @@ class Recorded(System):
         self.name, self.alpha, self.step, self.encoder = name, alpha, step, codec
         self.texts: dict[str, str] = {}
         self.loose: dict[str, Path] = {}
-        self.found: dict[tuple[Style, str, int], Audio] = {}
+        self.given: dict[tuple[Style, str, int], Audio] = {}
+        self.found: dict[tuple[Style, str, int], Audio] = {}  # what belongs to the texts at hand
         if isinstance(audio, Mapping):
             for key, value in audio.items():
                 self._add(key, Recording(key, key, value).audio)  # type: ignore[arg-type]  # no text any more
@@ -60,15 +61,15 @@ class Recorded(System):
             self.loose = {slug(path.stem): path for path in files}
         else:
             self._manifest(require_file(audio, f"folder or manifest of {name}'s recordings"))
-        if not self.found and not self.loose:
+        if not self.given and not self.loose:
             raise ValueError(f"{name}: no recording in {audio}; name the files ID.wav or ID-REPEAT.wav")
 
     def _add(self, key: str, audio: Audio | None, style: Style = "recordings", repeat: int = 0) -> None:
-        if audio is None or (style, slug(key), repeat) in self.found:
+        if audio is None or (style, slug(key), repeat) in self.given:
             raise ValueError(
                 f"{self.name}: text {key!r}, style {style}, repeat {repeat} stands there twice, or is None"
             )
-        self.found[style, slug(key), repeat] = audio
+        self.given[style, slug(key), repeat] = audio
 
     def _manifest(self, path: Path) -> None:
         folder = AudioFolder(path.parent)
@@ -89,7 +90,7 @@ class Recorded(System):
     def ready(self, cases: Sequence[Case]) -> Iterator[None]:
         """Only what belongs to the texts of the evaluation."""
         names = {slug(case.id): case for case in cases}
-        self.found = {key: audio for key, audio in self.found.items() if key[1] in names}
+        self.found = {key: audio for key, audio in self.given.items() if key[1] in names}
         for stem, path in self.loose.items():  # a text may itself be called "a-1"
             match = re.fullmatch(r"(.+)-(\d+)", stem)
             if stem in names:
@@ -133,6 +134,9 @@ class Recorded(System):
                 tokens = self.encoder and self.encoder.encode([waveform], rate).rows()[0].cpu()
             except Unsupported:
                 tokens = None
+            except ValueError as error:  # longer than the codec takes, or of too low a rate
+                yield Said(waveform, rate, problem=f"no tokens of it: {error}")
+                continue
             yield Said(waveform, rate, tokens)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seaalign.backbones.base import Backbone, evaluating, prompt_key
-from seaalign.backbones.checkpoints import load_weights, step_of
+from seaalign.backbones.checkpoints import lent, load_weights, step_of
 from seaalign.backbones.sound import rate_of, sound, steady
 from seaalign.evaluation.prompting import prompts_of
 from seaalign.evaluation.rows import Style
@@ -129,12 +129,12 @@ class Policy(System):
 
     @contextmanager
     def ready(self, cases: Sequence[Case]) -> Iterator[None]:
-        """Its weights loaded, in eval mode, and the prompts made."""
-        if self.weights is not None:
-            load_weights(self.model, str(self.weights), "weights")
-        rate_of(self.model, None)
-        self.codec = codec_of(self.model)
-        with evaluating(self.model):
+        """Its weights loaded, in eval mode, and the prompts made; afterwards the backbone is as it was."""
+        with lent(self.model) if self.weights is not None else nullcontext(), evaluating(self.model):
+            if self.weights is not None:
+                load_weights(self.model, str(self.weights), "weights")
+            rate_of(self.model, None)
+            self.codec = codec_of(self.model)
             self._prompts = dict(zip((case.id for case in cases), prompts_of(cases, self.model), strict=True))
             yield
 

@@ -48,7 +48,7 @@ def _of_system(name: str, rows: Sequence[Row]) -> list[str]:
     cut = [row.prompt for row in rows if not row.ended]
     if cut:
         lines.append(f"{name}: {len(cut)} of {len(rows)} answers were cut at max_len ({_first(cut)})")
-    empty = [row.prompt for row in rows if not row.transcript and not row.problem and row.score("word_errors") > 0]
+    empty = [row.prompt for row in rows if not row.transcript and not row.problem and row.score("character_errors") > 0]
     if empty:
         lines.append(f"{name}: nothing was understood in {len(empty)} of {len(rows)} answers ({_first(empty)})")
     return lines

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seaalign.audio import load, save
+from seaalign.backbones import add_lora
 from seaalign.evaluation import Case, Policy, Recorded, evaluate, read_evaluation
 from seaalign.evaluation.parts import Parts
 from seaalign.functional import entropy_at, error_rate, f0_std
@@ -283,6 +284,51 @@ def test_checkpoints_share_a_backbone(tmp_path):
     assert any("each text was said once" in line for line in found.warnings)
 
 
+def test_what_one_file_holds_does_not_speak_along_with_the_next(tmp_path):
+    """Adapters stay in a backbone when plain weights are loaded, and plain weights below adapters: unless undone."""
+    pytest.importorskip("peft")
+
+    def with_layers():
+        return add_lora(Hummer(5), r=2, targets=["head"])
+
+    tuned = with_layers()
+    with torch.no_grad():
+        for name, value in tuned.named_parameters():
+            if "lora" in name:
+                value.copy_(2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
+    for name, model in (("tuned", tuned), ("plain", Hummer(1))):
+        torch.save(
+            {"state_dict": {f"backbone.{k}": v for k, v in model.state_dict().items()}}, tmp_path / f"{name}.ckpt"
+        )
+
+    def said(*names):
+        systems = [Policy(name, weights=tmp_path / f"{name}.ckpt", max_len=12, styles=["off"]) for name in names]
+        out = tmp_path / "-".join(names)
+        found = evaluate(systems, cases(3), out, backbone=with_layers(), repeats=1, draws=10, progress=False)
+        return [row.tokens.tolist() for row in found.rows if row.system == "plain"]
+
+    assert said("tuned", "plain") == said("plain", "tuned") == said("plain")
+
+
+def test_one_bad_recording_of_a_person_or_of_a_codec_stops_nothing(tmp_path):
+    people = cases(3, tmp_path)
+    Path(people[1].audio).write_bytes(b"RIFF")
+    found = evaluate(policies()[1:], people, tmp_path / "run", transcriber=ear, repeats=1, draws=10, progress=False)
+    assert [row.prompt for row in found.rows if row.problem] == ["s1"]
+    assert found.result("b").metrics["f0_correlation"].n == 2
+
+    class Short(Hummer):
+        def encode(self, waveforms, sample_rate):
+            if len(waveforms[0]) > 0.3 * sample_rate:
+                raise ValueError("longer than it takes")
+            return super().encode(waveforms, sample_rate)
+
+    spoken = Recorded("tts", {c.id: c.audio for c in (people[0], people[2])}, codec=Short())
+    for texts, out in ((people[:1], "one"), ([people[0], people[2]], "two")):  # the same object, asked for more texts
+        found = evaluate([spoken], texts, tmp_path / out, transcriber=ear, draws=10, progress=False)
+    assert [row.problem for row in found.rows if row.system == "tts"] == ["", "no tokens of it: longer than it takes"]
+
+
 def test_the_recogniser_that_filtered_is_named(tmp_path):
     work = tmp_path / "tdsc"
     (work / "round-01").mkdir(parents=True)
@@ -295,7 +341,10 @@ def test_the_recogniser_that_filtered_is_named(tmp_path):
     assert any(
         line.startswith("ear reports the errors, and chose training data, too (tdsc: ") for line in found.warnings
     )
-    for named, count in (("EAR", 1), (work, 1), ("someone else", 0)):
+    kept = tmp_path / "kept"  # of `seaalign erosion filter`
+    kept.mkdir()
+    (kept / "funnel.json").write_text(json.dumps({"settings": {"heard_by": ["ear"]}}))
+    for named, count in (("EAR", 1), (work, 1), (kept, 1), ("someone else", 0)):
         found = evaluate(
             [Policy("x", Hummer(), max_len=8, styles=["off"])],
             cases(2),
