@@ -197,6 +197,12 @@ def test_files_larger_than_a_batch_and_several_of_them(tmp_path: Path, monkeypat
     assert (tmp_path / "whole/refused.jsonl").read_bytes() == (tmp_path / "parts/refused.jsonl").read_bytes()
 
 
+def test_two_recordings_of_one_id_are_refused(tmp_path: Path) -> None:
+    path = raw(tmp_path / "tts.parquet", TEN)
+    with pytest.raises(ValueError, match="two recordings have the id 'kept'"):
+        filter_utterances([path], tmp_path / "out", per_unit=10, transcriber=recogniser, recordings=[*HEARD, HEARD[0]])
+
+
 def test_nothing_is_heard_twice(tmp_path: Path) -> None:
     asked: list[int] = []
 

@@ -13,6 +13,7 @@ from seaalign.data.filter_files import read_rows, survey, write_kept
 from seaalign.data.filter_funnel import Sieve, Tally
 from seaalign.data.filter_rows import Asking, Row
 from seaalign.judges import Duration, Intelligibility, Repetition
+from seaalign.judges.transcribers.routing import names_of
 from seaalign.records import Recording
 from seaalign.sampling.progress import bar
 from seaalign.storage.columns import whole_or_nothing, write_json
@@ -85,7 +86,7 @@ def filter_utterances(
 
     Source: Geng et al. 2026, sec. 5 (filter of the training data), eq. 16 and 25.
     """
-    paths, known = [Path(path) for path in synthetic], {item.id: item for item in recordings}
+    paths, known = [Path(path) for path in synthetic], _by_id(recordings)
     if transcriber is not None and not known:
         raise ValueError("a recogniser needs to know what should be said and where its sound is: give recordings=")
     if not 0 < max_error <= 1:
@@ -97,6 +98,7 @@ def filter_utterances(
         "files": [str(path) for path in paths], "low": low, "high": high, "per_unit": length.per_unit,
         "calibrated_on": calibrated, "max_repetition": max_repetition, "k": k, "max_error": max_error if ask else None,
         "unit": unit, "transcriber": ask.transcriber.name if ask else None,
+        "heard_by": sorted(names_of(ask.transcriber)) if ask else [],
     }  # fmt: skip
     missing = {item.id: item.reason for item in unread if item.id}
     asking = Asking(length, Repetition(max_repetition, k), ask, max_error, known, missing)
@@ -105,6 +107,18 @@ def filter_utterances(
     write_kept(paths, kept, Path(out, "kept.parquet"), {"filter": settings})
     write_json(Path(out, "funnel.json"), sieve.to_json())
     return sieve
+
+
+def _by_id(recordings: Iterable[Recording]) -> dict[str, Recording]:
+    known: dict[str, Recording] = {}
+    for item in recordings:
+        if item.id in known:
+            raise ValueError(
+                f"two recordings have the id {item.id!r}, so nobody knows which one an utterance sounds like: give the "
+                "ids of each corpus a prefix of their own, or filter the corpora one by one"
+            )
+        known[item.id] = item
+    return known
 
 
 def _length(
