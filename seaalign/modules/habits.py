@@ -107,6 +107,7 @@ class Habits:
         values, vectors = torch.linalg.eigh(scaled.mT @ scaled / len(rest))
         sizes, basis = values[1 - self.numbers :].clamp(min=1e-6).sqrt(), vectors[:, 1 - self.numbers :]
         pace = rest[:, -1].square().mean().sqrt().clamp(min=1e-3).view(1, 1)
+        self._people = {}  # theirs are told in numbers that are no more
         self._everybody = {
             "mean": torch.stack(list(means.values())).mean(0),
             "into": torch.block_diag(weights[:, None] * basis / sizes, 1 / pace),
@@ -223,9 +224,7 @@ class Habits:
     def _habit(self, name: str) -> dict[str, Tensor]:
         if str(name) not in self._people:
             known = ", ".join(list(self._people)[:5])
-            raise ValueError(
-                f"the habits of {name!r} are not known (of {known}, ...): meet some of its utterances first"
-            )
+            raise ValueError(f"the habits of {name!r} are not known (of {known}, ...): meet some of its utterances")
         return self._people[str(name)]
 
     def _reach(self) -> Tensor:

@@ -174,3 +174,11 @@ def test_restyle_takes_these_codes_and_style_prefix_reads_them(habits, said):
         module.restyle(plain, waves, names, codes=codes[:2])
     lm = StylePrefix(mixed_lm(MixedCodec(codes=60), dim=16, layers=1), habits.levels, 4, vectors=2)
     assert lm.embed_prompt(styled[0].prompt).shape[0] == lm.embed_prompt(styled[0].prompt.plain()).shape[0] + 2
+
+
+def test_fitted_anew_earlier_people_are_forgotten(said):
+    waves, names = said
+    again = Habits(RATE, levels=(5, 5), numbers=4, points=6).fit(waves, names)
+    again.fit(waves, [{"ann": "cas"}.get(name, name) for name in names])
+    with pytest.raises(ValueError, match="habits of 'ann' are not known"):  # they were told in other numbers
+        again.prosody(waves[:1], ["ann"])
