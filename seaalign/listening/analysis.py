@@ -83,7 +83,7 @@ class ListeningAnalysis:
         return dict(_finite({**found, **tables, "refused": refused, "comments": self.comments}))
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write analysis.json, four tables as CSV and listening.png, and return their paths."""
+        """Write analysis.json, four tables as CSV and, of what there is, listening.png; return their paths."""
         from seaalign.listening.tables import draw
 
         folder = Path(folder)
@@ -97,8 +97,11 @@ class ListeningAnalysis:
         }
         for name, rows in tables.items():
             _write_csv(folder / f"{name}.csv", rows)
-        draw(self.screened, folder / "listening.png")
-        return [folder / "analysis.json", *(folder / f"{name}.csv" for name in tables), folder / "listening.png"]
+        written = [folder / "analysis.json", *(folder / f"{name}.csv" for name in tables)]
+        if self.screened.scores or self.screened.preferences:  # else there is nothing to draw
+            draw(self.screened, folder / "listening.png")
+            written.append(folder / "listening.png")
+        return written
 
     def _row(self, answer: Answer) -> Row:
         heard = [self.key["clips"][i] for i in answer.clips]

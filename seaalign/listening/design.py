@@ -9,7 +9,7 @@ from itertools import combinations
 from random import Random
 
 from seaalign.listening.clips import RECORDINGS, Clip, crossed
-from seaalign.listening.order import Slot, mixed_in, rounds, texts_of
+from seaalign.listening.order import Slot, mixed_in, rounds, texts_of, turn_of
 
 TESTS = ("nmos", "smos", "ab")
 Sound = tuple[str, int]
@@ -64,8 +64,8 @@ class Design:
     def section(self, test: str, rater: int) -> list[Trial]:
         """The trials of one rater (from 0) in one section, in order."""
         random = Random(f"{self.seed} {test} {rater}")
-        texts = texts_of(rater, len(self.texts), self.each)
-        slots = rounds(rater, texts, len(self.pairs) if test == "ab" else len(self.systems), random)
+        turns = {text: self._turn(rater, text) for text in texts_of(rater, len(self.texts), self.each)}
+        slots = rounds(turns, len(self.pairs) if test == "ab" else len(self.systems), random)
         extra = [slot._replace(role="again") for slot in random.sample(slots, min(self.again, len(slots)))]
         for i in range(2 * self.screening if self.people else 0):
             clip = self.people[(2 * self.screening * rater + i) % len(self.people)]
@@ -74,6 +74,9 @@ class Design:
             extra.append(Slot(text, clip, "low" if i % 2 else "high"))
         return [self._trial(test, slot, rater, random) for slot in mixed_in(slots, extra, random)]
 
+    def _turn(self, rater: int, text: int) -> int:
+        return turn_of(rater, text, len(self.texts), self.each)
+
     def _trial(self, test: str, slot: Slot, rater: int, random: Random) -> Trial:
         kinds = {"high": ["clip", "spoiled"], "low": ["spoiled", "clip"]}.get(slot.role, ["clip", "clip"])
         start = slot.text * len(self.systems)
@@ -81,7 +84,8 @@ class Design:
             heard = [slot.condition, slot.condition]
         elif test == "ab":
             pair = self.pairs[slot.condition]
-            swapped = (slot.text + slot.condition + rater + (slot.role == "again")) % 2  # over texts, and over raters
+            turn = self._turn(rater, slot.text)  # sides alternate over texts, and over the raters of each text
+            swapped = (slot.text + slot.condition + turn + (slot.role == "again")) % 2
             heard = [start + system for system in (pair[::-1] if swapped else pair)]
         else:
             heard = [start + slot.condition]

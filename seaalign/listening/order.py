@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -51,29 +51,38 @@ def texts_of(rater: int, texts: int, each: int) -> list[int]:
     return [(rater * each + i) % texts for i in range(each)]
 
 
-def rounds(rater: int, texts: Sequence[int], conditions: int, random: Random) -> list[Slot]:
+def turn_of(rater: int, text: int, texts: int, each: int) -> int:
+    """How many raters hear this text before this one does; where all hear all texts, the number of the rater.
+
+    Example:
+        >>> [[turn_of(rater, text, texts=5, each=2) for text in texts_of(rater, 5, 2)] for rater in range(5)]
+        [[0, 0], [0, 0], [0, 1], [1, 1], [1, 1]]
+    """
+    return (rater * each + (text - rater * each) % texts) // texts
+
+
+def rounds(turns: Mapping[int, int], conditions: int, random: Random) -> list[Slot]:
     """Every text in every condition once: as many rounds as conditions, each with every text once, in a new order.
 
     In which order a text meets its conditions is a row of a Williams square, the next row for the next text and for the
-    next rater. So conditions are spread evenly over the session, and over raters each is heard early and late.
+    next rater of it. So conditions are spread evenly over the session, and over raters each is heard early and late.
 
     Args:
-        rater: number of the rater.
-        texts: numbers of the texts; at least two, so that none need come twice in a row.
+        turns: `turn_of` each text, by its number; at least two texts, so that none need come twice in a row.
         conditions: how many.
         random: shuffles the texts of each round.
 
     Raises:
         ValueError: fewer than two texts.
     """
-    if len(texts) < 2:
-        raise ValueError(f"a test needs at least 2 texts, so that none comes twice in a row; got {len(texts)}")
+    if len(turns) < 2:
+        raise ValueError(f"a test needs at least 2 texts, so that none comes twice in a row; got {len(turns)}")
     square, slots = williams(conditions), list[Slot]()
     for turn in range(conditions):
-        order = random.sample(list(texts), len(texts))
+        order = random.sample(list(turns), len(turns))
         if slots and order[0] == slots[-1].text:
             order.append(order.pop(0))
-        slots += [Slot(text, square[(text + rater) % len(square)][turn]) for text in order]
+        slots += [Slot(text, square[(text + turns[text]) % len(square)][turn]) for text in order]
     return slots
 
 

@@ -114,6 +114,8 @@ def score_differences(
             table.setdefault(clip["system"], {})[a.rater, clip["text_id"]] = float(a.value)
         for x, y in combinations(sorted(table), 2):
             both = sorted(table[x].keys() & table[y].keys())
+            if not both:  # of files that are not complete: nobody heard both say the same text
+                continue
             apart = torch.tensor([table[x][key] - table[y][key] for key in both], dtype=torch.float64)
             raters, texts = (_numbers(key[i] for key in both) for i in (0, 1))
             drawn = resampled_ratio(apart, torch.ones_like(apart), raters, draws, torch.Generator().manual_seed(seed))

@@ -53,6 +53,10 @@ def test_differences_use_only_what_both_were_heard_on():
     assert (row["difference"], row["ratings"]) == (2.0, 2)
 
 
+def test_two_systems_that_nobody_heard_on_one_text_are_not_compared(tmp_path):
+    assert score_differences([scored("1", 0, 5), scored("1", 3, 2)], CLIPS, 200, 0) == []
+
+
 def test_preferences_by_hand():
     votes = [
         compared("1", "left"),

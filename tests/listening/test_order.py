@@ -31,7 +31,7 @@ def test_a_square_needs_conditions():
 
 @given(st.integers(2, 8), st.integers(1, 5), st.integers(0, 30), st.integers())
 def test_every_text_in_every_condition_once_and_never_twice_in_a_row(texts, conditions, rater, seed):
-    slots = rounds(rater, range(texts), conditions, Random(seed))
+    slots = rounds(dict.fromkeys(range(texts), rater), conditions, Random(seed))
     assert Counter((s.text, s.condition) for s in slots) == {(t, c): 1 for t in range(texts) for c in range(conditions)}
     assert all(a.text != b.text for a, b in pairwise(slots))
 
@@ -40,14 +40,32 @@ def test_over_raters_each_system_is_heard_early_and_late_equally_often():
     texts, systems = 6, 4
     turns: Counter[tuple[int, int, int]] = Counter()
     for rater in range(8):
-        for place, slot in enumerate(rounds(rater, range(texts), systems, Random(rater))):
+        for place, slot in enumerate(rounds(dict.fromkeys(range(texts), rater), systems, Random(rater))):
             turns[slot.text, slot.condition, place // texts] += 1
     assert set(turns.values()) == {2} and len(turns) == texts * systems * systems
 
 
+@pytest.mark.parametrize(("texts", "each", "raters"), [(100, 25, 20), (60, 20, 12), (12, 12, 20)])
+def test_sides_and_orders_are_balanced_over_those_who_hear_a_text(texts, each, raters):
+    made = design(made_clips(("dgsa", "sft", "dpo", "vits"), texts), ["ab"], 0, texts=each, screening=0)
+    left: dict[tuple[int, ...], Counter[int]] = {}
+    first: dict[int, Counter[int]] = {}
+    for rater in range(raters):
+        for trial in made.section("ab", rater):
+            left.setdefault(tuple(sorted(trial.clips)), Counter())[trial.clips[0]] += 1
+        heard: set[int] = set()
+        for trial in made.section("nmos", rater):
+            text = trial.clips[0] // 4
+            if text not in heard:
+                first.setdefault(text, Counter())[trial.clips[0] % 4] += 1
+            heard.add(text)
+    assert all(abs(sides[a] - sides[b]) <= 1 for (a, b), sides in left.items())
+    assert all(max(one.values()) - min(one[i] for i in range(4)) <= 1 for one in first.values())
+
+
 def test_one_text_is_too_few():
     with pytest.raises(ValueError, match="at least 2 texts"):
-        rounds(0, [0], 3, Random(0))
+        rounds({0: 0}, 3, Random(0))
 
 
 @given(st.integers(2, 30), st.integers(1, 30), st.integers(1, 40))
@@ -61,7 +79,7 @@ def test_texts_are_shared_out_evenly(texts, each, raters):
 @given(st.integers(6, 10), st.integers(0, 99))
 def test_hidden_clips_stand_apart_from_their_text_and_repetitions_come_later(texts, seed):
     random = Random(seed)
-    slots = rounds(0, range(texts), 3, random)
+    slots = rounds(dict.fromkeys(range(texts), 0), 3, random)
     extra = [Slot(0, 0, "high"), Slot(1, 0, "low"), slots[0]._replace(role="again"), slots[-1]._replace(role="again")]
     made = mixed_in(slots, extra, random)
     assert Counter(made) == Counter([*slots, *extra])

@@ -18,6 +18,8 @@
   // ---- keeping: in the browser, or in a file where the browser refuses
   function keep() {
     try {
+      const kept = JSON.parse(localStorage.getItem(shelf)); // another tab may have gone on
+      if (kept && kept.answers) state.answers = { ...kept.answers, ...state.answers };
       localStorage.setItem(shelf, JSON.stringify(state));
       keeps = true;
     } catch {
@@ -66,10 +68,10 @@
       const found = JSON.parse(await file.text());
       if (found.test !== test.test || found.rater !== test.rater || found.page !== page) throw new Error("another page");
       const known = new Set(trials.map((t) => t.id));
-      const kept = fresh();
+      const kept = { ...fresh(), answers: { ...state.answers } }; // an older file takes nothing away
       for (const { trial, ...rest } of found.answers) if (known.has(trial)) kept.answers[trial] = rest;
       kept.seen = test.sections.filter((part) => part.trials.some((t) => t.id in kept.answers)).map((part) => part.test);
-      state = { ...kept, started: found.started, finished: found.finished, comment: String(found.comment || "") };
+      state = { ...kept, started: found.started, finished: found.finished, comment: String(found.comment || state.comment) };
       say(words.loaded, true);
       keep();
       show();
