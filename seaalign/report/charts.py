@@ -158,12 +158,12 @@ def stacked(name: str, caption: str, rows: Mapping[str, Mapping[str, int]], what
             widths = [row.get(cause, 0) for row in rows.values()]
             colour = _PASSED if cause == "accepted" else others[(index - 1) % len(others)]
             bars = paper.axes.barh(
-                [short(label) for label in rows], widths, left=list(left.values()), height=0.7,
+                range(len(rows)), widths, left=list(left.values()), height=0.7,
                 color=colour, hatch=hatches[index % len(hatches)], edgecolor="white", linewidth=0.5,
             )  # fmt: skip
             handles.append(bars)
             left = {label: left[label] + width for label, width in zip(rows, widths, strict=True)}
-        paper.axes.set(xlabel=what)
+        paper.axes.set(xlabel=what, yticks=range(len(rows)), yticklabels=[short(label) for label in rows])
         paper.axes.invert_yaxis()
         paper.axes.grid(axis="y", visible=False)
         paper.legend(handles, causes, 3)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seaalign.evaluation import Comparison, Result, Row, read_evaluation
+from seaalign.evaluation.recorded import PEOPLE
 from seaalign.report.charts import Point, Range, contours, lines, plane
 from seaalign.report.parts import Chapter, Column, Figure, Part, Table, filled, number
 from seaalign.report.players import inside, listening
@@ -64,7 +65,7 @@ def evaluation_chapter(name: str, folder: Path, limits: Limits) -> Chapter:
     found = read_evaluation(folder)
     rows = [_row(result) for result in found.systems]
     said = _first(found.rows)
-    known = list(dict.fromkeys(result.name for result in found.systems if result.style != "recordings"))
+    known = list(dict.fromkeys(result.name for result in found.systems if result.name != PEOPLE))
     chapter = Chapter(name, "evaluation", warnings=list(found.warnings))
     chapter.parts = [
         _systems(name, rows),
@@ -123,7 +124,8 @@ def _point(row: Mapping[str, Any], errors: str) -> Point | None:
     x, y = number(row.get(errors)), number(row.get(_ENTROPY))
     if x is None or y is None:
         return None
-    return Point(row["name"], x, y, row["style"], _range(row, errors), _range(row, _ENTROPY))
+    kind = "" if row["style"] == PEOPLE != row["name"] else row["style"]  # a synthesiser's files are no people
+    return Point(row["name"], x, y, kind, _range(row, errors), _range(row, _ENTROPY))
 
 
 def _range(row: Mapping[str, Any], key: str) -> Range | None:
@@ -201,7 +203,7 @@ def _first(rows: Sequence[Row]) -> Said:
 
 
 def _label(row: Row) -> str:
-    return "recordings" if row.style == "recordings" else f"{row.system} (style {row.style})"
+    return row.system if row.style == "recordings" else f"{row.system} (style {row.style})"
 
 
 def _pitch(name: str, said: Said, known: Sequence[str], most: int = 3) -> Part:

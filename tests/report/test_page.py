@@ -13,9 +13,10 @@ import pytest
 
 from seaalign import cli
 from seaalign.audio import load
-from seaalign.evaluation import Evaluation, Result, Score, write_evaluation
+from seaalign.evaluation import Evaluation, Result, Row, Score, write_evaluation
 from seaalign.report import build_report
 from seaalign.report import page as page_module
+from seaalign.report.of_evaluation import _first, _point
 from seaalign.report.of_log import read_log
 from seaalign.report.page import names
 from seaalign.report.players import inside, labels, listening
@@ -49,6 +50,15 @@ class Reader(HTMLParser):
 def tables(report: Path, name: str) -> list[dict[str, str]]:
     with open(report.parent / "tables" / f"{name}.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_recordings_of_a_synthesiser_are_not_people():
+    """They come without a style, as people's do, and are systems all the same: in players, contours and the plane."""
+    names_ = ("recordings", "tts", "other")
+    rows = [Row(name, "recordings", "p0", "hello", scores={}) for name in names_]
+    assert list(_first(rows)["p0"]) == [*names_]
+    points = [_point({"name": name, "style": "recordings", "wer": 9.0, "entropy": 8.0}, "wer") for name in names_]
+    assert [point.kind for point in points] == ["recordings", "", ""]
 
 
 def test_tags_nest_and_ids_are_unique(report):
