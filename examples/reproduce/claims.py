@@ -21,7 +21,8 @@ seeds holds the variation of all of these. A bootstrap over texts leaves out tha
   reproduces       the interval lies on the paper's side of 0 (claims of no change: within +-{MARGIN:g} points)
   contradicts      it lies on the other side of 0 (claims of no change: outside +-{MARGIN:g} points)
   not significant  anything else
-p is that of the paired t-test, after Holm over all claims: below 0.05 it holds for all of them together."""
+p is that of the paired t-test (for claims of no change against the margin), after Holm over all claims: below 0.05 it
+holds for all of them together."""
 
 Numbers = dict[str, dict[str, float]]
 """System -> metric -> value, of one seed."""
@@ -66,10 +67,29 @@ def judged(claim: Claim, runs: Sequence[Numbers]) -> Verdict:
         return Verdict("not measured", *[math.nan] * 6, len(pairs))
     a, b = (list(values) for values in zip(*pairs, strict=True))
     mean, low, high = interval([y - x for x, y in pairs])
-    p = float(stats.ttest_rel(b, a).pvalue) if low < high else float(mean == 0)
-    return Verdict(
-        decide(claim.want, low, high), statistics.mean(a), statistics.mean(b), mean, low, high, p, len(pairs)
-    )
+    word = decide(claim.want, low, high)
+    p = certainty([y - x for x, y in pairs], claim.want, word)
+    return Verdict(word, statistics.mean(a), statistics.mean(b), mean, low, high, p, len(pairs))
+
+
+def certainty(apart: Sequence[float], want: str, word: str) -> float:
+    """Two-sided p of the differences; for "no change" against the margin, so that it is small where the rule decides.
+
+    >>> round(certainty([1.0, 2.0, 3.0], "up", "not significant"), 3)  # t = 2 / (1 / sqrt(3)) = 3.464, 2 degrees
+    0.074
+    >>> certainty([0.5, 0.52, 0.51], "same", "reproduces") < 0.001 > certainty([9.0, 9.1, 9.2], "same", "contradicts")
+    True
+    """
+    if min(apart) == max(apart):  # no spread: the rule alone says
+        return float(word == "not significant")
+
+    def t(edge: float, side: str) -> float:
+        return float(stats.ttest_1samp(apart, edge, alternative=side).pvalue)
+
+    if want != "same":
+        return t(0, "two-sided")
+    inside = max(t(-MARGIN, "greater"), t(MARGIN, "less"))  # two one-sided tests: both have to be sure
+    return min(1.0, 2 * (min(t(-MARGIN, "less"), t(MARGIN, "greater")) if word == "contradicts" else inside))
 
 
 def decide(want: str, low: float, high: float) -> str:
