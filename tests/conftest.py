@@ -23,7 +23,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKED = ("torchaudio", "speechbrain")
-SOUNDING = ("seaalign/audio.py", "seaalign/data/hearing.py", "seaalign/miniature/", "seaalign/demo/")
+SOUNDING = (
+    "seaalign/audio.py",
+    "seaalign/data/hearing.py",
+    "seaalign/modules/habits.py",
+    "seaalign/miniature/",
+    "seaalign/demo/",
+)
 
 
 class _Unimportable(importlib.abc.MetaPathFinder, importlib.abc.Loader):
