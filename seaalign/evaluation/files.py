@@ -10,14 +10,13 @@ RUN/
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from seaalign.evaluation.rows import NAN, Row, Style, read_rows, write_rows
-from seaalign.storage.columns import write_json
+from seaalign.storage.columns import without_nan, write_json
 from seaalign.storage.lines import require_file
 
 VERSION = 1
@@ -143,7 +142,7 @@ def write_evaluation(folder: str | Path, evaluation: Evaluation) -> None:
         "comparisons": [asdict(comparison) for comparison in evaluation.comparisons],
         "warnings": list(evaluation.warnings),
     }
-    write_json(Path(folder, "evaluation.json"), _without_nan(told))
+    write_json(Path(folder, "evaluation.json"), without_nan(told))
 
 
 def read_evaluation(folder: str | Path) -> Evaluation:
@@ -170,15 +169,6 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     comparisons = [Comparison(**_with_nan(row)) for row in told["comparisons"]]
     rows = read_rows(Path(folder, "utterances.parquet"))
     return Evaluation(told["settings"], systems, comparisons, rows, told["warnings"])
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:

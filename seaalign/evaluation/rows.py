@@ -62,15 +62,14 @@ class Row:
         return self.scores.get(name, NAN)
 
 
+def _columns(scores: Sequence[str]) -> dict[str, str]:
+    numbers = dict.fromkeys(("repeat", *scores), "number")
+    return {**dict.fromkeys(_TEXTS, "string"), **_LISTS, "ended": "bool", **numbers}
+
+
 def write_rows(path: Path, rows: Sequence[Row], metadata: Mapping[str, Any] | None = None) -> None:
     """Rows as Parquet of the kind "evaluated", one column per score."""
     names = [*dict.fromkeys((*SCORES, *(name for row in rows for name in row.scores)))]
-    columns = {
-        **dict.fromkeys(_TEXTS, "string"),
-        **_LISTS,
-        "ended": "bool",
-        **dict.fromkeys(("repeat", *names), "number"),
-    }
     made = [
         {
             **{name: getattr(row, name) for name in (*_TEXTS, "ended", "repeat")},
@@ -80,7 +79,7 @@ def write_rows(path: Path, rows: Sequence[Row], metadata: Mapping[str, Any] | No
         }
         for row in rows
     ]
-    write_columns(path, "evaluated", columns, made, {**(metadata or {}), "scores": names})
+    write_columns(path, "evaluated", _columns(names), made, {**(metadata or {}), "scores": names})
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -91,13 +90,7 @@ def read_rows(path: Path) -> list[Row]:
         ValueError: not such a file, or a damaged one.
     """
     names = read_metadata(path).get("scores", [])
-    columns = {
-        **dict.fromkeys(_TEXTS, "string"),
-        **_LISTS,
-        "ended": "bool",
-        **dict.fromkeys(("repeat", *names), "number"),
-    }
-    found, _ = read_columns(path, "evaluated", columns)
+    found, _ = read_columns(path, "evaluated", _columns(names))
     rows = []
     for values in zip(*found.values(), strict=True):
         row = dict(zip(found, values, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from seaalign.judges.languages import graphemes
 from seaalign.records import Prompt, Recording
 from seaalign.records.recording import Audio
 from seaalign.records.speech import set_fields
+from seaalign.storage import shards
 from seaalign.storage.lines import AudioFolder, Row, json_lines, require_file, require_rows
 from seaalign.storage.rows import OnBad, Refused, sift
 
@@ -193,4 +193,4 @@ def digest(audio: Audio | None) -> str:
 def cases_digest(cases: Sequence[Case]) -> str:
     """Of what is to be said, in what voice, and of what it is compared with."""
     told = [[case.id, case.text, case.language, digest(case.audio), digest(case.voice)] for case in cases]
-    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+    return shards.digest(told)

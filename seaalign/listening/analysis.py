@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from seaalign.listening.scores import (
     rater_table,
     score_differences,
 )
-from seaalign.storage.columns import whole_or_nothing, write_json
+from seaalign.storage.columns import whole_or_nothing, without_nan, write_json
 from seaalign.storage.rows import Refused
 
 
@@ -80,7 +79,7 @@ class ListeningAnalysis:
         tables = {"screened": asdict(self.screened), "everyone": asdict(self.everyone), "raters": self.raters}
         counts = dict(Counter(r.reason.split(":")[0] for r in self.refused))
         refused = {"counts": counts, "rows": [asdict(r) for r in self.refused]}
-        return dict(_finite({**found, **tables, "refused": refused, "comments": self.comments}))
+        return dict(without_nan({**found, **tables, "refused": refused, "comments": self.comments}))
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write analysis.json, four tables as CSV and, of what there is, listening.png; return their paths."""
@@ -167,11 +166,3 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table.writerows(rows)
     with whole_or_nothing(path) as file:
         file.write(text.getvalue().encode("utf-8-sig"))  # spreadsheets read Thai and Lao only with the mark
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from seaalign.evaluation.rows import Row as EvaluatedRow
+from seaalign.evaluation.rows import read_rows
 from seaalign.storage.lines import AudioFolder, json_lines, require_file, require_rows
 from seaalign.storage.numbers import flag_of, ids_of
 from seaalign.storage.rows import Refused, sift
-
-RECORDINGS = "recordings"
-_COLUMNS = ("system", "style", "prompt", "text", "repeat", "tokens", "ended", "audio")
 
 
 @dataclass(frozen=True)
@@ -101,19 +100,13 @@ def read_evaluation_clips(
         FileNotFoundError: no such file.
         ValueError: no row has audio.
     """
-    import pyarrow.parquet as pq
-
     path = require_file(Path(run) / "utterances.parquet", "evaluation")
-    try:
-        rows = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not the table of an evaluation ({error}): run `seaalign evaluate`") from error
     speakers = {} if references is None else _speakers(references, refused)
     folder = AudioFolder(run)
-    wanted = [row for row in rows if row["style"] in (style, RECORDINGS) and row["audio"]]
-    first: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in sorted(wanted, key=lambda row: int(row["repeat"])):
-        first.setdefault((row["system"], row["prompt"]), row)
+    wanted = [row for row in read_rows(path) if row.style in (style, "recordings") and row.audio]
+    first: dict[tuple[str, str], EvaluatedRow] = {}
+    for row in sorted(wanted, key=lambda row: row.repeat):
+        first.setdefault((row.system, row.prompt), row)
 
     def built() -> Iterator[Any]:
         for (system, prompt), row in first.items():
@@ -135,10 +128,9 @@ def _speakers(source: str | Path, refused: list[Refused] | None) -> dict[str, Pa
     return dict(require_rows(sift(rows, str(path), "refuse", refused), path))
 
 
-def _evaluated(row: dict[str, Any], folder: AudioFolder, reference: Path | None) -> Clip:
-    tokens = tuple(row["tokens"]) if row["tokens"] else None
-    audio = folder.find(row["audio"])
-    return Clip(row["system"], row["prompt"], row["text"], audio, reference, tokens, row["ended"] is not False)
+def _evaluated(row: EvaluatedRow, folder: AudioFolder, reference: Path | None) -> Clip:
+    tokens = None if row.tokens is None or not len(row.tokens) else tuple(row.tokens.tolist())
+    return Clip(row.system, row.prompt, row.text, folder.find(row.audio), reference, tokens, row.ended)
 
 
 def crossed(clips: Iterable[Clip], systems: Sequence[str] | None = None) -> tuple[list[str], list[str], list[Clip]]:

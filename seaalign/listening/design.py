@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from random import Random
 
-from seaalign.listening.clips import RECORDINGS, Clip, crossed
+from seaalign.evaluation.recorded import PEOPLE
+from seaalign.listening.clips import Clip, crossed
 from seaalign.listening.order import Slot, mixed_in, rounds, texts_of, turn_of
 
 TESTS = ("nmos", "smos", "ab")
@@ -116,7 +117,7 @@ def design(
     strange = any(a == b or a not in names or b not in names for a, b in wanted)
     if "ab" in tests and (strange or not wanted):
         raise ValueError(f"pairs to compare {wanted} must name two different systems of {names}")
-    found = [clip for clip in clips if clip.system == RECORDINGS] if people is None else list(people)
+    found = [clip for clip in clips if clip.system == PEOPLE] if people is None else list(people)
     found = Random(f"{seed} people").sample(found, len(found)) if screening else []
     missing = [clip.text_id for clip in [*chosen, *found] if clip.reference is None]
     if "smos" in tests and missing:

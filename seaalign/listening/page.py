@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from seaalign.listening.design import Trial
+from seaalign.report.page import source_hash
 from seaalign.storage.columns import whole_or_nothing
 
 _HOME = Path(__file__).parent / "templates"
@@ -54,10 +55,8 @@ def write_page(path: Path, data: str, words: Mapping[str, Any]) -> str:
 
     script, style = ((_HOME / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     digest = hashlib.sha256(data.encode()).hexdigest()[:16]
-    allowed = {  # the page may run this one program, look so, and play what it holds; it may ask nothing of a network
-        name: "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for name, text in (("script", script), ("style", style))
-    }
+    # the page may run this one program, look so, and play what it holds; it may ask nothing of a network
+    allowed = {"script": source_hash(script), "style": source_hash(style)}
     around = Environment(loader=FileSystemLoader(_HOME), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     with whole_or_nothing(path) as file:
         html = around.get_template("page.html.j2").render(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seaalign.functional.agreement import krippendorff_alpha
-from seaalign.functional.comparison import holm, interval, paired_test, resampled_ratio
+from seaalign.functional.comparison import group_sums, holm, interval, paired_test, resampled_ratio
 from seaalign.listening.results import Answer
 
 Row = dict[str, Any]
@@ -127,8 +127,12 @@ def score_differences(
 
 
 def _p(apart: Tensor, groups: Tensor) -> float:
-    means = torch.stack([apart[groups == group].mean() for group in groups.unique()])
+    means = _means(apart, groups)
     return paired_test(means, torch.zeros_like(means))
+
+
+def _means(values: Tensor, groups: Tensor) -> Tensor:
+    return group_sums(values, groups) / group_sums(torch.ones_like(values), groups)
 
 
 def preferences(answers: Sequence[Answer], clips: Sequence[Mapping[str, Any]], draws: int, seed: int) -> list[Row]:
@@ -149,8 +153,8 @@ def preferences(answers: Sequence[Answer], clips: Sequence[Mapping[str, Any]], d
         raters = _numbers(a.rater for a in votes)
         drawn = resampled_ratio(values, torch.ones_like(values), raters, draws, torch.Generator().manual_seed(seed))
         low, high = interval(drawn)
-        leaning = [float(values[raters == r].mean() - 0.5) for r in raters.unique()]
-        won, lost = sum(v > 0 for v in leaning), sum(v < 0 for v in leaning)
+        shares = _means(values, raters)
+        won, lost = int((shares > 0.5).sum()), int((shares < 0.5).sum())
         p = float(binomtest(won, won + lost).pvalue) if won + lost else math.nan
         counts = {"votes_a": said.count(x), "votes_b": said.count(y), "ties": said.count(None)}
         rows.append(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,19 @@ def write_json(path: str | Path, content: Any) -> None:
     """Write JSON for people to read, whole or not at all."""
     with whole_or_nothing(Path(path)) as file:
         file.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for every number that is not finite: JSON has no NaN.
+
+    >>> without_nan({"wer": [float("nan"), 1.5], "n": 2})
+    {'wer': [None, 1.5], 'n': 2}
+    """
+    if isinstance(value, Mapping):
+        return {name: without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -186,8 +186,8 @@ class Shards:
             )
 
 
-def digest(about: Mapping[str, Any]) -> str:
-    """What work is about as 32 hex digits, whatever the order of its keys.
+def digest(about: Mapping[str, Any] | Sequence[Any]) -> str:
+    """What work is about as 32 hex digits, whatever the order of keys.
 
     Example:
         >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})

@@ -4,14 +4,14 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from seaalign import audio
 from seaalign.cli import main
+from seaalign.evaluation.rows import Row, write_rows
 from seaalign.listening import (
     build_listening_test,
     languages,
@@ -209,10 +209,10 @@ def write_evaluation(run):
             path = run / "audio" / system / style / f"p{t}-0.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             audio.save(path, tone(200 + 30 * s + t), RATE)
-            row = {"system": system, "style": style, "prompt": f"p{t}", "text": f"text {t}", "ended": True}
-            row |= {"tokens": [s, t] if style != "recordings" else []}
-            rows += [row | {"repeat": float(r), "audio": str(path.relative_to(run)) if r == 0 else ""} for r in (1, 0)]
-    pq.write_table(pa.Table.from_pylist([row | {"wer": 0.5} for row in rows]), run / "utterances.parquet")
+            tokens = torch.tensor([s, t] if style != "recordings" else [], dtype=torch.long)
+            row = Row(system, style, f"p{t}", f"text {t}", tokens=tokens, scores={"wer": 0.5})
+            rows += [replace(row, repeat=r, audio=str(path.relative_to(run)) if r == 0 else "") for r in (1, 0)]
+    write_rows(run / "utterances.parquet", rows)
 
 
 def test_an_evaluation_is_read_by_style(tmp_path):
