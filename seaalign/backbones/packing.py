@@ -2,8 +2,8 @@
 
 A batch is one row [prompt | y1 | y2 | y3 | prompt | y1 | ...] of pieces. Everything but attention works on positions
 one by one and never notices. In attention a piece sees its prompt and itself, so each piece is one call of the fused
-kernel, and no mask of the whole row exists. DGSA's triplets cost the prompt once instead of three times, and no row
-costs what the longest one does.
+kernel, or all of them are one (`varlen`), and no mask of the whole row exists. DGSA's triplets cost the prompt once
+instead of three times, and no row costs what the longest one does.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from seaalign.backbones.caches import parameters_of
+from seaalign.backbones.varlen import Layout, at_once, attend_at_once
 
 IMPLEMENTATION = "seaalign_packed"
 """What Hugging Face models call attention that knows of packing and sharing; without either it is their "sdpa"."""
@@ -74,6 +75,13 @@ class Packing:
         shift = torch.tensor(before) - torch.tensor(self.starts)
         return (torch.arange(int(sizes.sum())) + shift.repeat_interleave(sizes)).to(device)[None]
 
+    def layout(self, device: torch.device) -> Layout:
+        """For the kernel that takes all pieces at once; made once for all layers on a device."""
+        known: dict[torch.device, Layout] = self.__dict__.setdefault("_layouts", {})
+        if device not in known:
+            known[device] = Layout.of(self.sizes, self.prompts, device)
+        return known[device]
+
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None = None, dropout: float = 0.0
@@ -100,6 +108,8 @@ def attend(
     """
     # under autocast rotary positions leave queries and keys wider than values
     query, key = query.to(value.dtype), key.to(value.dtype)
+    if not dropout and at_once(query, key, value):
+        return attend_at_once(query, key, value, packing.layout(value.device), scale)
     settings: Any = {"scale": scale, "dropout_p": dropout, "enable_gqa": key.shape[1] != query.shape[1]}
     # split, not slices: the gradient of a slice is as long as the whole row
     queries, keys, values = (x.split(packing.sizes, dim=2) for x in (query, key, value))
