@@ -92,7 +92,7 @@ def attend_at_once(query: Tensor, key: Tensor, value: Tensor, layout: Layout, sc
     from torch.nn.attention import varlen
 
     kernel: Any = varlen.varlen_attn
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     # PyTorch 2.11 takes grouped heads as they are, 2.12 when it is told so
     told = {"enable_gqa": True} if k.shape[1] != q.shape[1] and _can_be_told(kernel) else {}
     out: Tensor = kernel(
