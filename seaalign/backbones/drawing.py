@@ -14,6 +14,7 @@ from seaalign.records import Speech
 
 Draw = Callable[..., Tensor]
 _PACE = 8  # steps between two looks at how many rows are left, where looking means to wait for the device
+_CROWD = {"cpu": 0.92}  # share of rows that stay for the others not to be copied; a row that is done costs a CPU its step
 
 
 class Rows(NamedTuple):
@@ -96,7 +97,7 @@ def draw_rows(backbone: Any, feature: Tensor, state: Any, asked: Rows, top_p: fl
     lengths, ended = torch.zeros_like(owner), torch.zeros_like(owner, dtype=torch.bool)
     here = torch.arange(rows, device=owner.device)
     run = _Run(here, key, heat, most, least, live=most > 0, length=most, ended=ended.clone())
-    pace = 1 if owner.device.type == "cpu" else _PACE
+    pace, crowd = 1 if owner.device.type == "cpu" else _PACE, _CROWD.get(owner.device.type, 0.75)
     for step in range(steps):
         frame = backbone.frame_draw(feature, _drawer(backbone, run, top_p, step))
         stop = run.live & ((frame if frame.dim() == 1 else frame[:, 0]) == backbone.eos)
@@ -109,7 +110,7 @@ def draw_rows(backbone: Any, feature: Tensor, state: Any, asked: Rows, top_p: fl
             ended=run.ended | stop,
         )
         left = int(run.live.sum()) if step % pace == pace - 1 or step == steps - 1 else len(frame)
-        if left < 0.75 * len(frame):  # copying the state costs too: leave only when it pays
+        if left < crowd * len(frame):  # copying the state costs too: leave only when it pays
             lengths[run.row], ended[run.row] = run.length, run.ended
             keep = run.live.nonzero().squeeze(-1)
             if not left:

@@ -146,7 +146,7 @@ def _cut(share: Tensor, top_p: float) -> Tensor:
 def _inverted(share: Tensor, uniform: Tensor) -> Tensor:
     """The id at which the running sum exceeds uniform x the sum of all: first its block, then its place there."""
     blocks = F.pad(share, (0, -share.shape[1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
-    sums = blocks.sum(-1, dtype=torch.float64)
+    sums = blocks.sum(-1).double()  # of 64 numbers: in fp64 a copy of all of them would be made first
     mass = sums.cumsum(-1)
     target = uniform.double()[:, None] * mass[:, -1:]
     block = _first_above(mass, target)
