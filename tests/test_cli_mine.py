@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -111,6 +113,14 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, config: Any, ca
     shard.unlink()
     assert run(config(), tmp_path / "out") == 0
     assert (tmp_path / "out" / "pairs.parquet").read_bytes() == whole
+
+
+def test_the_other_processes_are_left_in_order(tmp_path: Path, config: Any) -> None:  # noqa: F811
+    """One that ended inside its group was now and then aborted, when all its work was done."""
+    with patch.dict(os.environ):  # the launcher writes into it
+        assert run(config(), tmp_path / "out", "--trainer.strategy", "ddp", "--trainer.devices", "1") == 0
+        assert "MASTER_PORT" in os.environ  # there was a group
+    assert not torch.distributed.is_initialized()
 
 
 def test_help_teaches(capsys: Any) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from seaalign.backbones import CSM, VLLM, CausalLM, Chatterbox, CosyVoice, Qwen3TTS
@@ -84,6 +85,7 @@ class Training(LightningCLI):
             seed_everything_default=0,
             **kwargs,
         )
+        leave()
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Without LightningCLI's warning that they should come from the command line: they do, one command down."""
@@ -111,6 +113,16 @@ class Training(LightningCLI):
         path = self._get(self.config, "weights")
         if path is not None:
             load_weights(self.model.backbone, path)
+
+
+def leave() -> None:
+    """Leave the other processes in order.
+
+    Lightning does so for NCCL alone. With gloo a process was now and then aborted as it ended, all its work done
+    ("terminate called without an active exception"), and SLURM and torchrun counted the whole job as failed.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Check(Training):

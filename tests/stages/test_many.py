@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from seaalign import cli
 from seaalign.sampling import explore, pair_logps, reference_logps
 from seaalign.storage import Shards, read_candidates, read_judged, read_pairs, read_triplets
 from tests.stages.predicting import SIZE, exploring, judge, policy, predict, rated, texts, twins
+from tests.test_cli_tdsc import config  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -106,3 +111,41 @@ def test_a_lost_rank_loses_its_shard_and_another_number_of_processes_goes_on(alo
 def left_ranks(shards: Shards) -> set[int]:
     """Whose shards are there; each rank had every second one."""
     return {number % 2 for number in range(len(shards)) if shards.path(number).is_file()}
+
+
+def agents(*command: str) -> list[list[str]]:
+    """Two nodes of one process, as torchrun is started on each."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    start = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--master-port={port}"]
+    return [[*start, "--master-addr=127.0.0.1", f"--node-rank={rank}", *command] for rank in range(2)]
+
+
+def srun(*command: str) -> list[list[str]]:
+    """Two nodes of one task on the cluster that this machine is part of."""
+    if not shutil.which("srun") or subprocess.run(["sinfo"], capture_output=True).returncode:
+        pytest.skip("there is no SLURM here: it needs srun, and a controller that answers sinfo")
+    return [["srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, *command]]
+
+
+@pytest.mark.parametrize("launcher", [agents, srun])
+def test_two_nodes_write_what_one_process_writes(tmp_path: Path, config: Any, launcher: Any) -> None:  # noqa: F811
+    """And all of their processes end well, so that whoever started them counts the job as done."""
+    mine = ["mine", "--config", str(config()), "--size", "3", "--out"]
+    assert cli.main([*mine, str(tmp_path / "one")]) == 0
+    nodes = ["-m", "seaalign.cli", *mine, str(tmp_path / "two"), "--trainer.num_nodes", "2", "--trainer.devices", "1"]
+    clean = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "said", "w") as said:
+        running = [subprocess.Popen(c, env=env, cwd=ROOT, stdout=said, stderr=said) for c in launcher(*nodes)]
+        try:
+            codes = [process.wait(240) for process in running]
+        finally:
+            [process.kill() for process in running]
+    assert not any(codes), (tmp_path / "said").read_text()[-3000:]
+    one, two = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.parquet")}
+        for folder in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one == two and len(one) == 3 + 3 + 2 + 4  # shards of each stage, and what is made of them
