@@ -14,7 +14,7 @@ from seaalign.records import Speech
 
 Draw = Callable[..., Tensor]
 _PACE = 8  # steps between two looks at how many rows are left, where looking means to wait for the device
-_CROWD = {"cpu": 0.92}  # share of rows that stay for the others not to be copied; a row that is done costs a CPU its step
+_CROWD = {"cpu": 0.92}  # share of rows that stay for the rest not to leave: on a CPU a row that is done costs its step
 
 
 class Rows(NamedTuple):

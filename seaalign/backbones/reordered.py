@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from seaalign.functional.products import laid_out, multiply, works
 
 Head = Callable[[], tuple[Tensor, Tensor | None] | None]
 _ROWS = 48  # that the order is chosen for; it is good for fewer and for more
@@ -32,8 +33,8 @@ class Product:
         if not gains or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(x, self.weight, self.bias)
         if self.copy is None:
-            self.copy = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), _ROWS)
-        return _multiply(x, self.copy, self.bias)
+            self.copy = laid_out(self.weight, _ROWS)
+        return multiply(x, self.copy, self.bias)
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def reordered(module: nn.Module, head: Head | None = None) -> Iterator[None]:
         module: with the layers.
         head: gives weight (V, D) and bias (V,) of the product that `module.logits` is; None where it is something else.
     """
-    layers = [child for child in module.modules() if _takes(child)] if _works() else []
+    layers = [child for child in module.modules() if _takes(child)] if works() else []
     put: list[tuple[nn.Module, str, Product]] = [(at, "forward", Product(at.weight, at.bias)) for at in layers]
     if put and head is not None and (parts := head()) is not None and _reads(parts[0]):
         put.append((module, "logits", Product(*parts)))
@@ -67,21 +68,3 @@ def _takes(child: Any) -> TypeGuard[nn.Linear]:
 
 def _reads(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
-
-
-def _multiply(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return product
-
-
-@lru_cache(maxsize=1)
-def _works() -> bool:
-    """Has this PyTorch these kernels, which are not of its public interface, and do they multiply?"""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    x, weight, bias = torch.arange(12.0).view(3, 4), torch.arange(20.0).view(5, 4), torch.arange(5.0)
-    try:
-        product = _multiply(x, torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS), bias)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return torch.equal(product, F.linear(x, weight, bias))

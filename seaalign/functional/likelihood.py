@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
+
+from seaalign.functional.products import product
 
 
 def sequence_logp(
@@ -200,7 +201,7 @@ class _HeadLogp(torch.autograd.Function):
         ctx.save_for_backward(features, weight, bias, ids)
         ctx.chunk = chunk
         parts = zip(features.split(chunk), ids.split(chunk), strict=True)
-        return torch.cat([_picked(F.linear(part, weight, bias), some) for part, some in parts])
+        return torch.cat([_picked(product(part, weight, bias), some) for part, some in parts])
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -212,7 +213,7 @@ class _HeadLogp(torch.autograd.Function):
         d_bias = grad.new_zeros(len(weight)) if wanted[2] else None
         d_features: list[Tensor] = []
         for part, some, g in zip(*(x.split(ctx.chunk) for x in (features, ids, grad)), strict=True):
-            pull = _pull(F.linear(part, weight, bias), some, g)
+            pull = _pull(product(part, weight, bias), some, g)
             if d_bias is not None:
                 d_bias += pull.sum(0)
             pull = pull.to(weight.dtype)

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import seaalign.backbones.step as step
-from seaalign.backbones.reordered import Product, _works, reordered
+from seaalign.backbones.reordered import Product, reordered
+from seaalign.functional.products import works
 from tests.backbones.test_packing import causal
 
-fast = pytest.mark.skipif(not _works(), reason="this PyTorch has not these kernels: layers stay as they are")
+fast = pytest.mark.skipif(not works(), reason="this PyTorch has not these kernels: layers stay as they are")
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 70), st.booleans(), st.integers(1, 3))
