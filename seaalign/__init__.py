@@ -54,6 +54,7 @@ _HOME = {
     "Habits": "modules",
     "SFT": "modules",
     "TDSC": "modules",
+    "CompileBlocks": "callbacks",
     "ConstraintCheckpoint": "callbacks",
     "DriftStop": "callbacks",
     "ErosionMonitor": "callbacks",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from seaalign.audit import Separation, SeparationAudit
     from seaalign.backbones import Backbone, DecoderOnly, LogitsBackbone, StepBackbone, StylePrefix, Unsupported
     from seaalign.callbacks import (
+        CompileBlocks,
         ConstraintCheckpoint,
         DriftStop,
         ErosionMonitor,
@@ -148,6 +150,7 @@ __all__ = [
     "Habits",
     "SFT",
     "TDSC",
+    "CompileBlocks",
     "ConstraintCheckpoint",
     "DriftStop",
     "ErosionMonitor",

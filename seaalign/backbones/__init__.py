@@ -6,6 +6,7 @@ The contract is in `base`; `decoder`, `step` and `logits` turn a few hooks into 
 from seaalign.backbones.base import Backbone, Engine, Unsupported
 from seaalign.backbones.causal import CausalLM
 from seaalign.backbones.chatterbox import Chatterbox
+from seaalign.backbones.compiled import compile_blocks
 from seaalign.backbones.converter import with_converter
 from seaalign.backbones.cosyvoice import CosyVoice
 from seaalign.backbones.csm import CSM
@@ -38,6 +39,7 @@ __all__ = [
     "Unsupported",
     "adapters_off",
     "add_lora",
+    "compile_blocks",
     "hidden_states",
     "snac_books",
     "snac_tokens",

@@ -143,18 +143,24 @@ class Engine:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient inside.
+    """Eval mode and no gradient inside, and nothing compiled.
 
-    Every submodule's own mode is restored afterwards: some may be frozen in eval on purpose.
+    Every submodule's own mode is restored afterwards: some may be frozen in eval on purpose. Compiled modules run as
+    they are meanwhile: what is done here has other shapes at every call, and would be compiled for each.
     """
     modes = {child: child.training for child in module.modules()}
+    compiled = {child: child._compiled_call_impl for child in modes if child._compiled_call_impl is not None}
     module.eval()
+    for child in compiled:
+        child._compiled_call_impl = None
     try:
         with torch.no_grad():
             yield
     finally:
         for child, mode in modes.items():
             child.training = mode
+        for child, call in compiled.items():
+            child._compiled_call_impl = call
 
 
 def prompt_key(prompt: Prompt, salt: int = 0) -> int:

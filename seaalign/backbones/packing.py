@@ -83,6 +83,7 @@ class Packing:
         return known[device]
 
 
+@torch.compiler.disable  # sizes of pieces are numbers in Python: each batch would be compiled anew
 def attend(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:

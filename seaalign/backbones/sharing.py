@@ -62,6 +62,7 @@ class Sharing:
             owner, holes = place, None if holes is None else holes[alive]
         return Sharing(keys, values, holes, owner, *_placed(owner, len(keys[0])))
 
+    @torch.compiler.disable
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float | None = None) -> Tensor:
         """Attention of rows to their prompt and to what they have said themselves.
 

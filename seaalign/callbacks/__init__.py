@@ -2,6 +2,7 @@
 
 from seaalign.callbacks.audio import SampleAudio
 from seaalign.callbacks.checkpoint import ConstraintCheckpoint
+from seaalign.callbacks.compiled import CompileBlocks
 from seaalign.callbacks.curriculum import TemperatureCurriculum
 from seaalign.callbacks.erosion import ErosionMonitor
 from seaalign.callbacks.prompted import PromptedCallback
@@ -9,6 +10,7 @@ from seaalign.callbacks.saturation import DriftStop, SaturationAlert
 from seaalign.callbacks.shards import ShardWriter
 
 __all__ = [
+    "CompileBlocks",
     "ConstraintCheckpoint",
     "DriftStop",
     "ErosionMonitor",
