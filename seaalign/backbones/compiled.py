@@ -17,7 +17,7 @@ def compile_blocks(backbone: Backbone, memory: float = 1.0, **settings: Any) -> 
     stay, and so do checkpoints; a copy of the backbone is not compiled.
 
     Args:
-        backbone: after LoRA and gradient checkpointing, where it has them.
+        backbone: without gradient checkpointing, inside which PyTorch compiles nothing; `memory` stands for it.
         memory: in (0, 1]: share of the activations that is kept rather than made again in the backward pass, the cheap
             ones first; 1 is what `torch.compile` keeps by itself. PyTorch has one such number for the whole process.
         settings: of `torch.compile`; `dynamic=True` unless they say otherwise.
@@ -26,7 +26,8 @@ def compile_blocks(backbone: Backbone, memory: float = 1.0, **settings: Any) -> 
         The blocks.
 
     Raises:
-        ValueError: the backbone has no list of blocks of one class, or `memory` lies outside (0, 1].
+        ValueError: the backbone has no list of blocks of one class, they are under gradient checkpointing (as Hugging
+            Face models say it), or `memory` lies outside (0, 1].
 
     Example:
         >>> from seaalign.miniature.lm import TextSpeechLM
@@ -41,6 +42,11 @@ def compile_blocks(backbone: Backbone, memory: float = 1.0, **settings: Any) -> 
         raise ValueError(
             f"{type(backbone).__name__} has no nn.ModuleList of two or more blocks of one class; compile the parts "
             "that repeat in it by their own `compile(dynamic=True)`"
+        )
+    if any(getattr(block, "gradient_checkpointing", False) for block in blocks):
+        raise ValueError(
+            f"the blocks of {type(backbone).__name__} are under gradient checkpointing, inside which PyTorch compiles "
+            "nothing: leave it off, and say memory=0.6"
         )
     if memory < 1:
         import torch._functorch.config

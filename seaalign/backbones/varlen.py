@@ -136,8 +136,8 @@ class _Again(torch.autograd.Function):
 def at_once(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """May `attend_at_once` do it? Shapes as there; the kernel is tried the first time that it could.
 
-    `torch.backends.cuda.enable_flash_sdp(False)` turns it off, as it does flash attention elsewhere. Under
-    `torch.compile`, where nothing can be tried, it is off too.
+    `torch.backends.cuda.enable_flash_sdp(False)` turns it off, as it does flash attention elsewhere. What
+    `torch.compile` traces goes without it, as nothing can be tried there.
     """
     if torch.compiler.is_compiling() or not query.shape[2] or key.shape[-1] != value.shape[-1] or not _takes(value):
         return False

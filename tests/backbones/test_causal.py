@@ -16,7 +16,9 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft", exc_type=ImportError)
 pytestmark = pytest.mark.audio  # not for sound: transformers itself imports torchaudio where it finds it installed
 
-from seaalign.backbones import CausalLM  # noqa: E402
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
+
+from seaalign.backbones import CausalLM, compile_blocks  # noqa: E402
 from seaalign.backbones.layouts import LAYOUTS, Layout  # noqa: E402
 from seaalign.backbones.lora import adapters_off, add_lora, has_adapters  # noqa: E402
 from seaalign.backbones.lora_files import load_adapters  # noqa: E402
@@ -577,3 +579,27 @@ def test_two_tokens_of_one_log_prob_are_no_fault():
             head[start + code] = head[start + code % 2 + 2]  # half of all pairs of codes are tied
     assert len(set(first.tolist())) > 4
     checked(backbone)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora": {"r": 4}}])
+def test_compiled_blocks_give_the_same_scores_and_gradients_and_are_compiled_once(settings):
+    torch._dynamo.reset()
+    backbone = unzeroed(backbone_for("spark", "Qwen2", **settings)).train()
+    plain, counter, compiled = copy.deepcopy(backbone), CompileCounterWithBackend("aot_eager"), []
+    compile_blocks(backbone, backend=counter)
+    for seed, sizes in enumerate([(12, 8, 5), (3, 9, 20)]):
+        speech, made = Speech.pack(rows(*sizes, seed=seed)), []
+        for one in (backbone, plain):
+            one.zero_grad()
+            one(prompts_for(one.spec), speech).square().sum().backward()
+            made.append([p.grad for p in one.parameters() if p.grad is not None])
+        for one, other in zip(*made, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5 * float(other.abs().max()), rtol=1e-4)
+        compiled.append(counter.frame_count)
+    assert 0 < compiled[0] == compiled[1]
+    torch._dynamo.reset()
+
+
+def test_compiling_under_gradient_checkpointing_is_refused():
+    with pytest.raises(ValueError, match="inside which PyTorch compiles nothing"):
+        compile_blocks(backbone_for("spark", "Qwen2", gradient_checkpointing=True))

@@ -11,7 +11,7 @@ training    DGSA steps on triplets (real, expressive, stable speech of one text)
             warm up and --steps that count. Useful tokens are those of the three completions with their ends: each is
             owed one forward and one backward pass. Losses and gradients must agree where the softmax runs over the same
             ids: TRL's is over the whole head, and so is that of "seaalign, whole head"; "seaalign" is the library as it
-            comes, over speech codes and ends alone.
+            comes, over speech codes and ends alone; "compiled" is that with `compile_blocks(memory=0.6)`.
 sampling    twelve candidates a text, four at each of T = 0.7, 1.0, 1.3, nucleus 0.9, ragged lengths that are the same
             for all: seaalign in one call against `generate` called per text and temperature, per temperature with texts
             batched, and once with a temperature per row.
@@ -35,6 +35,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from dataclasses import asdict, replace
@@ -59,6 +60,7 @@ OURS = [
     Variant("by hand, naive", "training.py", "hand", whole=True),
     Variant("seaalign, whole head", "training.py", "whole", whole=True),
     Variant("seaalign, checkpointing", "training.py", "checkpoint"),
+    Variant("seaalign, compiled", "training.py", "compiled"),
     Variant("seaalign", "training.py", "speech"),
 ]
 
@@ -132,8 +134,11 @@ def table(rows: dict[str, dict[str, Any]], softmax: dict[str, bool] | None = Non
 
 def training(job: Job, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     rows, skipped = trl_variants(given.trl)
-    print("\n".join(skipped))
     variants = rows + OURS
+    if shutil.which("g++") is None:
+        variants = [variant for variant in variants if variant.mode != "compiled"]
+        skipped.append("skipped: seaalign, compiled; torch.compile needs a C++ compiler: apt-get install g++")
+    print("\n".join(skipped))
     runs, failed = turns.measure(job, folder, variants, given.rounds)
     speech = world.data_of(folder)["triplets"][job.triplets * job.warm :]
     tokens = sum(len(codes) + 1 for row in speech for codes in row["speech"])

@@ -3,8 +3,8 @@
     python training.py FOLDER VARIANT OUT
 
 Variants: "speech", softmax over speech codes and ends, as `CausalLM` has it by itself; "checkpoint", the same with
-gradient checkpointing; "whole", over the whole vocabulary, as TRL has it; "hand", whole vocabulary, four padded rows a
-triplet, a live reference.
+gradient checkpointing; "compiled", the same with `compile_blocks(memory=0.6)`; "whole", over the whole vocabulary, as TRL
+has it; "hand", whole vocabulary, four padded rows a triplet, a live reference.
 """
 
 from __future__ import annotations
@@ -70,10 +70,13 @@ def groups(job: Job, folder: Path, backbone: Any, shift: int) -> list[list[Any]]
 def seaalign(job: Job, folder: Path, model: Any, variant: str) -> tuple[Sequence[Any], Callable[[Any], Tensor], Any]:
     """Batches, their loss, and an optimizer."""
     from seaalign import DGSA
+    from seaalign.backbones import compile_blocks
     from seaalign.data.batches import TripletBatch
 
     whole = variant == "whole"
     backbone = backbone_of(job, model, whole, variant == "checkpoint")
+    if variant == "compiled":
+        compile_blocks(backbone, memory=0.6)
     module = DGSA(backbone, alpha=0.8, weights=(0.5, 0.5), beta=job.beta, lr=job.lr, weight_decay=0.0)
     batches = groups(job, folder, backbone, job.text if whole else 0)
     return (
