@@ -3,8 +3,8 @@
     python training.py FOLDER VARIANT OUT
 
 Variants: "speech", softmax over speech codes and ends, as `CausalLM` has it by itself; "checkpoint", the same with
-gradient checkpointing; "compiled", the same with `compile_blocks(memory=0.6)`; "whole", over the whole vocabulary, as TRL
-has it; "hand", whole vocabulary, four padded rows a triplet, a live reference.
+gradient checkpointing; "compiled", the same with `compile_blocks(memory=0.6)`; "whole", over the whole vocabulary, as
+TRL has it; "hand", whole vocabulary, four padded rows a triplet, a live reference.
 """
 
 from __future__ import annotations
