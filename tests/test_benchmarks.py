@@ -47,8 +47,8 @@ def here(speed, monkeypatch):
         return found
 
     monkeypatch.setattr(speed.rounds, "once", once)
-    monkeypatch.setattr(torch._functorch.config, "activation_memory_budget", 1.0)  # one variant changes it
-    return speed
+    with torch._functorch.config.patch(activation_memory_budget=1.0):  # one variant changes it
+        yield speed
 
 
 def run(*arguments: str) -> None:

@@ -143,24 +143,20 @@ class Engine:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient inside, and nothing compiled.
+    """Eval mode and no gradient inside, and nothing compiled, as shapes are others here at every call.
 
-    Every submodule's own mode is restored afterwards: some may be frozen in eval on purpose. Compiled modules run as
-    they are meanwhile: what is done here has other shapes at every call, and would be compiled for each.
+    Every submodule's own mode is restored afterwards: some may be frozen in eval on purpose.
     """
-    modes = {child: child.training for child in module.modules()}
-    compiled = {child: child._compiled_call_impl for child in modes if child._compiled_call_impl is not None}
+    kept = {child: (child.training, vars(child).pop("_compiled_call_impl", None)) for child in module.modules()}
     module.eval()
-    for child in compiled:
-        child._compiled_call_impl = None
     try:
         with torch.no_grad():
             yield
     finally:
-        for child, mode in modes.items():
+        for child, (mode, compiled) in kept.items():
             child.training = mode
-        for child, call in compiled.items():
-            child._compiled_call_impl = call
+            if compiled is not None:
+                child._compiled_call_impl = compiled
 
 
 def prompt_key(prompt: Prompt, salt: int = 0) -> int:

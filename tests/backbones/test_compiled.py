@@ -104,13 +104,10 @@ def test_a_trainer_compiles_before_it_trains_and_learns_the_same(tmp_path):
 def test_by_its_own_compiler_with_less_memory():
     backbone = lm()
     plain = copy.deepcopy(backbone)
-    before = torch._functorch.config.activation_memory_budget
-    try:
+    with torch._functorch.config.patch(activation_memory_budget=1.0):
         compile_blocks(backbone, memory=0.5)
         assert torch._functorch.config.activation_memory_budget == 0.5
         same(gradients(backbone, *batch(0)), gradients(plain, *batch(0)))
-    finally:
-        torch._functorch.config.activation_memory_budget = before
 
 
 def test_blocks_are_what_repeats_at_the_outside():
