@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from seaalign import DPO, PairData, cli
+from seaalign.cli.training import leave
 from seaalign.miniature.lm import TextSpeechLM
 from seaalign.storage import read_metadata, read_pairs, read_utterances, weights_hash
 from tests.test_cli_tdsc import LM, config  # noqa: F401  # a fixture
@@ -117,10 +118,26 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, config: Any, ca
 
 def test_the_other_processes_are_left_in_order(tmp_path: Path, config: Any) -> None:  # noqa: F811
     """One that ended inside its group was now and then aborted, when all its work was done."""
-    with patch.dict(os.environ):  # the launcher writes into it
+    last: list[Any] = []
+    with patch.dict(os.environ), patch("atexit.register", last.append):  # the launcher writes into the former
         assert run(config(), tmp_path / "out", "--trainer.strategy", "ddp", "--trainer.devices", "1") == 0
-        assert "MASTER_PORT" in os.environ  # there was a group
+        assert torch.distributed.is_initialized()  # for the next command of the same process
+        assert run(config(), tmp_path / "next", "--trainer.strategy", "ddp", "--trainer.devices", "1") == 0
+    assert last.count(leave) == 1
+    leave()
     assert not torch.distributed.is_initialized()
+    leave()
+
+
+def test_a_group_of_somebody_else_is_not_left(tmp_path: Path, config: Any) -> None:  # noqa: F811
+    last: list[Any] = []
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with patch("atexit.register", last.append):
+            assert run(config(), tmp_path / "out") == 0
+        assert leave not in last and torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_help_teaches(capsys: Any) -> None:

@@ -143,7 +143,7 @@ class Engine:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient inside, and nothing compiled, as shapes are others here at every call.
+    """Eval mode and no gradient inside; what `module.compile()` compiled runs as it is, as shapes change at every call.
 
     Every submodule's own mode is restored afterwards: some may be frozen in eval on purpose.
     """

@@ -6,20 +6,21 @@ from typing import Any
 
 from torch import nn
 
-from seaalign.backbones.base import Backbone
 
-
-def compile_blocks(backbone: Backbone, memory: float = 1.0, **settings: Any) -> list[nn.Module]:
+def compile_blocks(backbone: nn.Module, memory: float | None = None, **settings: Any) -> list[nn.Module]:
     """Compile the blocks of a backbone by `torch.compile`, for training: less memory, and fewer passes over it.
 
-    Batches of any size run in what the first ones have compiled; attention of packed rows stays as it is. Sampling, and
-    all that runs in `evaluating`, takes the blocks uncompiled, as its shapes change at every token. Names of parameters
-    stay, and so do checkpoints; a copy of the backbone is not compiled.
+    Batches of any size run in what the first ones have compiled, those of validation in a second set; attention of
+    packed rows stays as it is. Sampling, and all that runs in `evaluating`, takes the blocks uncompiled, as its shapes
+    change at every token. Names of parameters stay, and so do checkpoints; a copy of the backbone is not compiled. On a
+    CPU the first step needs a C++ compiler.
 
     Args:
-        backbone: without gradient checkpointing, inside which PyTorch compiles nothing; `memory` stands for it.
+        backbone: a `Backbone`, or any module; without gradient checkpointing, also later, as PyTorch compiles nothing
+            inside it. `memory` stands for it.
         memory: in (0, 1]: share of the activations that is kept rather than made again in the backward pass, the cheap
-            ones first; 1 is what `torch.compile` keeps by itself. PyTorch has one such number for the whole process.
+            ones first; 1 is what `torch.compile` keeps by itself. PyTorch has one such number for the whole process;
+            None leaves it alone.
         settings: of `torch.compile`; `dynamic=True` unless they say otherwise.
 
     Returns:
@@ -35,7 +36,7 @@ def compile_blocks(backbone: Backbone, memory: float = 1.0, **settings: Any) -> 
         >>> [type(block).__name__ for block in compile_blocks(backbone)]  # at the first step, and not before
         ['_Layer', '_Layer']
     """
-    if not 0 < memory <= 1:
+    if memory is not None and not 0 < memory <= 1:
         raise ValueError(f"memory is the share of activations that is kept, in (0, 1]; got {memory}")
     blocks = _blocks(backbone)
     if not blocks:
@@ -43,12 +44,12 @@ def compile_blocks(backbone: Backbone, memory: float = 1.0, **settings: Any) -> 
             f"{type(backbone).__name__} has no nn.ModuleList of two or more blocks of one class; compile the parts "
             "that repeat in it by their own `compile(dynamic=True)`"
         )
-    if any(getattr(block, "gradient_checkpointing", False) for block in blocks):
+    if any(getattr(child, "gradient_checkpointing", False) for child in backbone.modules()):
         raise ValueError(
-            f"the blocks of {type(backbone).__name__} are under gradient checkpointing, inside which PyTorch compiles "
-            "nothing: leave it off, and say memory=0.6"
+            f"{type(backbone).__name__} is under gradient checkpointing, inside which PyTorch compiles nothing: leave "
+            "it off, and say memory=0.6"
         )
-    if memory < 1:
+    if memory is not None:
         import torch._functorch.config
 
         torch._functorch.config.activation_memory_budget = memory

@@ -27,6 +27,29 @@ Prompts = Sequence[Prompt] | Sequence[Sequence[int]] | str | Path
 Finder = str | Callable[[LightningModule], Any]
 
 
+def find_backbone(finder: Finder, module: LightningModule, who: str) -> Any:
+    """The backbone inside a LightningModule.
+
+    Args:
+        finder: a dotted attribute path, or a function from module to backbone.
+        module: where it is.
+        who: wants it, for the message.
+
+    Raises:
+        AttributeError: there is nothing at that path.
+    """
+    if not isinstance(finder, str):
+        return finder(module)
+    try:
+        return attrgetter(finder)(module)
+    except AttributeError as error:
+        parts = ", ".join(name for name, _ in module.named_children()) or "none"
+        raise AttributeError(
+            f"{type(module).__name__} has no attribute {finder!r} (its submodules: {parts}); tell "
+            f"{who} where it is: backbone='policy' or backbone=lambda module: MyAdapter(module.net)"
+        ) from error
+
+
 class PromptedCallback(Callback):
     """Calls `measure` before the first step and then every so often, with the same prompts and seeds each time.
 
@@ -96,16 +119,7 @@ class PromptedCallback(Callback):
 
     def find(self, module: LightningModule) -> Any:
         """The backbone inside a LightningModule."""
-        if not isinstance(self.backbone, str):
-            return self.backbone(module)
-        try:
-            return attrgetter(self.backbone)(module)
-        except AttributeError as error:
-            parts = ", ".join(name for name, _ in module.named_children()) or "none"
-            raise AttributeError(
-                f"{type(module).__name__} has no attribute {self.backbone!r} (its submodules: {parts}); tell "
-                f"{type(self).__name__} where it is: backbone='policy' or backbone=lambda module: MyAdapter(module.net)"
-            ) from error
+        return find_backbone(self.backbone, module, type(self).__name__)
 
     def draw(self, backbone: Any, prompts: Sequence[Prompt]) -> Speech:
         """`n` answers to each prompt, always the same ones for the same weights; `batch_size` prompts at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -77,6 +78,7 @@ class Training(LightningCLI):
     lesson = ""
 
     def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
+        alone = not _grouped()
         super().__init__(
             args=list(args),
             parser_class=type("Parser", (Parser,), {"called": self.called, "lesson": self.lesson}),
@@ -85,7 +87,9 @@ class Training(LightningCLI):
             seed_everything_default=0,
             **kwargs,
         )
-        leave()
+        if alone and _grouped():  # at the end of the process: the next command of this one takes the group up again
+            atexit.unregister(leave)
+            atexit.register(leave)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Without LightningCLI's warning that they should come from the command line: they do, one command down."""
@@ -121,8 +125,12 @@ def leave() -> None:
     Lightning does so for NCCL alone. With gloo a process was now and then aborted as it ended, all its work done
     ("terminate called without an active exception"), and SLURM and torchrun counted the whole job as failed.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _grouped():
         torch.distributed.destroy_process_group()
+
+
+def _grouped() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class Check(Training):

@@ -30,12 +30,23 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tensor([[11.,  2.]])
     """
     x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
-    plain = type(x) is type(weight) is Tensor and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    return multiply(x, weight, bias) if plain and x.numel() and works() else F.linear(x, weight, bias)
+    ours = not torch.compiler.is_compiling() and _takes(x, weight, bias) and works()
+    return multiply(x, weight, bias) if ours else F.linear(x, weight, bias)
+
+
+def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """What oneDNN is asked for; all else is the usual product's to do, or to refuse by name."""
+    parts = [part for part in (x, weight, bias) if part is not None]
+    plain = all(
+        type(p) is Tensor and p.is_cpu and p.dtype == torch.float32 and p.layout == torch.strided for p in parts
+    )
+    fits = weight.dim() == 2 and x.dim() > 0 and x.shape[-1] == weight.shape[1] and x.numel() > 0
+    return plain and fits and (bias is None or bias.shape == weight.shape[:1])
 
 
 def multiply(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
     """oneDNN's product of float32 on the CPU; `weight` may be in its own order (`laid_out`)."""
+    bias = None if bias is None else bias.contiguous()  # it would read on beside the strides, and past the end
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return made
 

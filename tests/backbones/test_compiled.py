@@ -128,7 +128,7 @@ def test_what_cannot_be_compiled_is_refused():
     checkpointed = lm()
     blocks = _blocks(checkpointed)
     blocks[0].gradient_checkpointing = True
-    with pytest.raises(ValueError, match="TextSpeechLM are under gradient checkpointing"):
+    with pytest.raises(ValueError, match="TextSpeechLM is under gradient checkpointing"):
         compile_blocks(checkpointed)
     with pytest.raises(ValueError, match=r"in \(0, 1\]; got 0"):
         compile_blocks(lm(), memory=0)

@@ -27,6 +27,20 @@ def test_of_columns_and_slices_too():
     torch.testing.assert_close(product(x, weight), x @ weight.t())
 
 
+@pytest.mark.parametrize("bias", [torch.randn(22)[::2], torch.randn(11, 3)[:, 1], torch.ones(1).expand(11)])
+def test_a_bias_that_is_a_column_or_spread_out(bias):
+    x, weight = torch.randn(5, 7), torch.randn(11, 7)
+    torch.testing.assert_close(product(x, weight, bias), x @ weight.t() + bias)
+    torch.testing.assert_close(products.multiply(x, weight, bias), x @ weight.t() + bias)
+
+
+def test_what_only_the_usual_product_takes_goes_there():
+    x, weight = torch.randn(5, 7), torch.randn(11, 7)
+    torch.testing.assert_close(product(x, weight, torch.ones(1)), x @ weight.t() + 1)
+    with pytest.raises(RuntimeError, match="5x7 and 8x11"):
+        product(x, torch.randn(11, 8))
+
+
 def test_it_has_no_gradient_and_says_so_by_its_type():
     weight = torch.nn.Parameter(torch.randn(3, 4))
     assert not product(torch.randn(2, 4), weight, torch.nn.Parameter(torch.randn(3))).requires_grad
