@@ -47,7 +47,11 @@ class Cut(Callback):
 def config(tmp_path: Path) -> Any:
     draw = torch.Generator().manual_seed(0)
     rows = [
-        Utterance(f"u{i}", Prompt([i % 5], timbre=torch.randn(2)), torch.randint(0, 24, (5 + i,), generator=draw))
+        Utterance(
+            f"u{i}",
+            Prompt([i % 5], timbre=torch.randn(2, generator=draw)),
+            torch.randint(0, 24, (5 + i,), generator=draw),
+        )
         for i in range(6)
     ]
     write_utterances(tmp_path / "sft.parquet", rows)

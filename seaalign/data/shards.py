@@ -107,13 +107,12 @@ class ShardData(L.LightningDataModule):
         (3, ['s4'])
     """
 
-    # a process that finds nothing to do is no mistake
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(
         self, source: Source, folder: str | Path, size: int = 256, candidates: str | Path | None = None
     ) -> None:
         super().__init__()
+        # a process that finds nothing to do is no mistake; set after Lightning, which sets False
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         if size < 1:
             raise ValueError(f"a shard holds a row or more: size must be at least 1, got {size}")
         self.source, self.folder, self.size = source, Path(folder), size

@@ -236,3 +236,7 @@ def test_ray_is_named_where_it_is_missing(monkeypatch):
         OnRay()
     with pytest.raises(ValueError, match="need at least one worker, got 0"):
         OnRay(0)
+
+
+def test_a_process_without_a_shard_is_no_mistake_to_lightning():
+    assert ShardData(texts(), "nowhere").allow_zero_length_dataloader_with_multiple_devices
