@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import platform
+import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -78,7 +82,7 @@ class OnRay:
 
     Each worker builds the stage once and writes every shard itself, whole or not at all. A worker that dies is
     replaced, and what it was at is made again: shards that are there are passed over. An error of the stage's own,
-    such as a judge's, stops the run.
+    such as a judge's, stops the run, and so does a worker that cannot be built.
 
     Args:
         workers: how many; None: one per GPU, or one per CPU where there is no GPU.
@@ -138,6 +142,22 @@ class Worker:
     def __init__(self, make: Make, precision: str, folder: str) -> None:
         if Path(folder).is_dir():
             os.chdir(folder)
+        self.unbuilt: tuple[str, str] | None = None
+        said = io.StringIO()  # a parser that refuses says why, and exits with a number
+        try:
+            with redirect_stderr(said):
+                self.build(make, precision)
+        except (Exception, SystemExit) as error:  # raised here, Ray would build it again and again
+            why = said.getvalue().strip() if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+            self.unbuilt = f"the worker on {platform.node()} cannot be built: {why}", traceback.format_exc()
+        sys.stderr.write(said.getvalue())
+
+    def build(self, make: Make, precision: str) -> None:
+        """The stage, its work, and its place.
+
+        Raises:
+            ValueError: it is not what the process that sent it has.
+        """
         self.stage, self.data = make()
         self.shards = self.data.open(self.stage, precision)
         if odd := self.shards.odd():
@@ -151,6 +171,9 @@ class Worker:
         """Make shards, and say what went wrong."""
         told = []
         for number in batch["shard"].tolist():
+            if self.unbuilt is not None:
+                told.append(self.unbuilt)
+                continue
             try:
                 self.make(number)
             except Exception as error:  # told in its words; Ray would wrap it in pages of its own

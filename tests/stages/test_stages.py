@@ -11,11 +11,12 @@ import yaml
 
 from seaalign import Prompt, Sentence, Unsupported, cli
 from seaalign.callbacks import ShardWriter
+from seaalign.cli.mine import assembled
 from seaalign.data import ShardData
 from seaalign.judges import Criterion, Judge, JudgeError
 from seaalign.records import Verdict
 from seaalign.stages import Exploring, Judging, Mining, OnLightning, Scoring
-from seaalign.stages.engines import OnRay
+from seaalign.stages.engines import OnRay, Worker
 from seaalign.storage import Shards, read_candidates, read_metadata, read_pairs, read_utterances
 from seaalign.storage.critique import write_pairs
 from tests.modules.tdsc_run import data as texts_of
@@ -240,3 +241,21 @@ def test_ray_is_named_where_it_is_missing(monkeypatch):
 
 def test_a_process_without_a_shard_is_no_mistake_to_lightning():
     assert ShardData(texts(), "nowhere").allow_zero_length_dataloader_with_multiple_devices
+
+
+def lacks_a_module():
+    raise ModuleNotFoundError("No module named 'own_judge'")
+
+
+def refuses_its_arguments():
+    assembled(["--nonsense", "1"], ".")
+
+
+@pytest.mark.parametrize(("build", "why"), [(lacks_a_module, "'own_judge'"), (refuses_its_arguments, "nonsense")])
+def test_a_worker_that_cannot_be_built_says_why_for_every_shard(build, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    worker = Worker(build, "32-true", str(tmp_path))
+    told = worker({"shard": torch.tensor([3, 4])})
+    assert told["shard"].tolist() == [3, 4]
+    assert all("cannot be built: " in what and why in what for what in told["error"]), told
+    assert all("Traceback" in trace for trace in told["trace"])
