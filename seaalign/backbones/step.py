@@ -22,7 +22,7 @@ from seaalign.functional.likelihood import chosen_logp, head_logp
 from seaalign.records import Prompt, Speech
 
 _LOGITS = {"cpu": 1 << 21, "cuda": 1 << 24}  # at once: as many as a cache holds, or as keep a GPU busy
-_LEAST = 512  # positions: each part costs a pass over the gradient of the head
+_LEAST = {"cpu": 256, "cuda": 512}  # positions: each part costs a pass over the gradient of the head
 _HEADS = ("linear_head", "logits", "frame_score")
 
 
@@ -35,7 +35,8 @@ class StepBackbone(Backbone):
         eos: id of the end token in the logits (for K codebooks: in the first one).
         codebooks: None for tokens (B, T), K for tokens (B, T, K): then override `frame_score` and `frame_draw`.
         banned: ids that are scored but never drawn.
-        chunk: positions that go through the head at once; None: as many as make 8 MB of logits, on a GPU 64, or 512.
+        chunk: positions that go through the head at once; None: as many as make 8 MB of logits, or 256, and on a GPU 64
+            MB, or 512.
         wave: rows that are drawn at once.
         engine: samples in the place of the loop here where it is not None; see `VLLM`.
     """
@@ -167,8 +168,8 @@ class StepBackbone(Backbone):
             )
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
-        most = _LOGITS.get(features.device.type, _LOGITS["cuda"])
-        chunk = self.chunk or max(_LEAST, most // (self.vocab_size or 8192))
+        most, least = (limit.get(features.device.type, limit["cuda"]) for limit in (_LOGITS, _LEAST))
+        chunk = self.chunk or max(least, most // (self.vocab_size or 8192))
         if self._scores_by("linear_head") and (head := self.linear_head()) is not None:
             return head_logp(features, *head, frames, chunk).float()
         if len(features) <= chunk:
