@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,8 +13,14 @@ from seaalign.functional.sampling import nucleus, uniforms
 from seaalign.records import Speech
 
 Draw = Callable[..., Tensor]
-_PACE = 8  # steps between two looks at how many rows are left, where looking means to wait for the device
-_CROWD = {"cpu": 0.92}  # share of rows that stay for the rest not to leave: on a CPU a row that is done costs its step
+_Limit = TypeVar("_Limit", int, float)
+_PACE = {"cpu": 1, "cuda": 8}  # steps between two looks at how many rows are left, which on a GPU is to wait for it
+_CROWD = {"cpu": 0.92, "cuda": 0.75}  # share that stays for the rest not to leave: on a CPU dead rows cost their step
+
+
+def on_device(limits: Mapping[str, _Limit], like: Tensor) -> _Limit:
+    """The limit for the kind of device that a tensor is on; that of a GPU where nobody has measured."""
+    return limits.get(like.device.type, limits["cuda"])
 
 
 class Rows(NamedTuple):
@@ -97,7 +103,7 @@ def draw_rows(backbone: Any, feature: Tensor, state: Any, asked: Rows, top_p: fl
     lengths, ended = torch.zeros_like(owner), torch.zeros_like(owner, dtype=torch.bool)
     here = torch.arange(rows, device=owner.device)
     run = _Run(here, key, heat, most, least, live=most > 0, length=most, ended=ended.clone())
-    pace, crowd = 1 if owner.device.type == "cpu" else _PACE, _CROWD.get(owner.device.type, 0.75)
+    pace, crowd = on_device(_PACE, owner), on_device(_CROWD, owner)
     for step in range(steps):
         frame = backbone.frame_draw(feature, _drawer(backbone, run, top_p, step))
         stop = run.live & ((frame if frame.dim() == 1 else frame[:, 0]) == backbone.eos)

@@ -16,7 +16,7 @@ from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys, row_limits, seed_of
-from seaalign.backbones.drawing import Draw, Rows, draw_rows, in_waves
+from seaalign.backbones.drawing import Draw, Rows, draw_rows, in_waves, on_device
 from seaalign.backbones.reordered import reordered
 from seaalign.functional.likelihood import chosen_logp, head_logp
 from seaalign.records import Prompt, Speech
@@ -168,7 +168,7 @@ class StepBackbone(Backbone):
             )
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
-        most, least = (limit.get(features.device.type, limit["cuda"]) for limit in (_LOGITS, _LEAST))
+        most, least = on_device(_LOGITS, features), on_device(_LEAST, features)
         chunk = self.chunk or max(least, most // (self.vocab_size or 8192))
         if self._scores_by("linear_head") and (head := self.linear_head()) is not None:
             return head_logp(features, *head, frames, chunk).float()

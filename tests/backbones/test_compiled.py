@@ -47,8 +47,8 @@ def gradients(backbone, prompts, speech):
     return scores.detach(), [p.grad.clone() for p in backbone.parameters() if p.grad is not None]
 
 
-def same(one, other, tolerance=1e-5):
-    torch.testing.assert_close(one[0], other[0], atol=tolerance, rtol=tolerance)
+def same(one, other):
+    torch.testing.assert_close(one[0], other[0], atol=1e-5, rtol=1e-5)
     assert len(one[1]) == len(other[1])
     for mine, theirs in zip(one[1], other[1], strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4 * float(theirs.abs().max().clamp_min(1e-3)), rtol=1e-4)
