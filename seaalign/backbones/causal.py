@@ -130,7 +130,7 @@ class CausalLM(DecoderOnly):
 
     def linear_head(self) -> tuple[Tensor, Tensor | None]:
         head = pretrained.head_of(self.model)
-        return self.place.head_rows(head.weight, head.bias)
+        return self.place.head_rows(head.weight, head.bias, tied=head.weight is self._embedding.weight)
 
     def decode(self, speech: Speech, timbres: Sequence[Any]) -> list[Tensor]:
         return (self.codec or super().decode)(speech, timbres)

@@ -151,13 +151,15 @@ class Placement(nn.Module):
         )  # sampling asks at every token: the rows of the codes are a view, and all of them together would be a copy
         return torch.cat(list(parts), dim=-1)
 
-    def head_rows(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def head_rows(self, weight: Tensor, bias: Tensor | None, tied: bool = False) -> tuple[Tensor, Tensor | None]:
         """The speech rows of the head, (V + ends, D) and (V + ends,), taken in one go.
 
-        The gradient of each go is as large as the whole head.
+        The gradient of each go is as large as the whole head. Where that is `tied` to the embeddings, theirs is as
+        large already: here it is sparse then, and autograd adds it to theirs in place.
         """
-        rows = torch.cat([self.codes, self.ends]) if self.whole is None else self.whole
-        return weight[rows], None if bias is None else bias[rows]
+        ids = torch.cat([self.codes, self.ends])
+        rows = ids if self.whole is None else self.whole
+        return F.embedding(ids, weight, sparse=True) if tied else weight[rows], None if bias is None else bias[rows]
 
     def read_prompt(self, ids: Sequence[int] | Tensor) -> Prompt:
         """The prompt, style off, that `prompt_ids` lays out as these ids.

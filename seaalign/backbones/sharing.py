@@ -28,7 +28,7 @@ class Sharing:
         holes: where the prompts are padded (P, 1, 1, L) bool; None where they are not.
         owner: the prompt of each row (B,).
         most: rows of the prompt that has most.
-        slot: a place for each row (B,) among P x `most`, those of a prompt side by side; None: their own order.
+        slot: a place for each row (B,) among P x `most`, those of a prompt side by side.
     """
 
     keys: list[Tensor]
@@ -36,7 +36,7 @@ class Sharing:
     holes: Tensor | None
     owner: Tensor
     most: int
-    slot: Tensor | None
+    slot: Tensor
 
     @classmethod
     def of(cls, cache: Any, seen: Tensor, owner: Tensor) -> Sharing | None:
@@ -81,27 +81,40 @@ class Sharing:
         # queries that look at one key stand side by side, so that a key is read once for all of them
         query = (query * (width**-0.5 if scale is None else scale)).reshape(rows, kinds, -1, width)
         asked = self._together(query) @ self.keys[layer].transpose(-1, -2)
-        asked = self._apart(asked if self.holes is None else asked.masked_fill(self.holes, -torch.inf))
+        asked = self._apart(asked if self.holes is None else asked.masked_fill_(self.holes, -torch.inf), rows)
         own = (key @ query.transpose(-1, -2)).transpose(-1, -2)  # in this order a CPU reads keys up to twice as fast
         if steps > 1:
             later = torch.ones(steps, said, dtype=torch.bool, device=own.device).triu(said - steps + 1)
             own = own.unflatten(2, (-1, steps)).masked_fill(later, -torch.inf).flatten(2, 3)
         share = torch.cat([asked, own], dim=-1).softmax(-1)
         asked, own = share.split([asked.shape[-1], said], dim=-1)
-        out = own @ value + self._apart(self._together(asked) @ self.values[layer])
+        out = own @ value + self._apart(self._together(asked) @ self.values[layer], rows)
         return out.view(rows, heads, steps, width)
 
     def _together(self, x: Tensor) -> Tensor:
-        """(B, H', R, X) of rows to (P, H', most * R, X) of prompts."""
-        prompts = len(self.keys[0])
-        if self.slot is not None:
-            x = x.new_zeros(prompts * self.most, *x.shape[1:]).index_copy_(0, self.slot, x)
-        return x.unflatten(0, (prompts, self.most)).transpose(1, 2).flatten(2, 3)
+        """(B, H', R, X) of rows to (P, H', most * R, X) of prompts; places of no row hold what some other one has."""
+        kinds, each = x.shape[1:3]
+        places, _ = self._places(kinds, each)
+        return x.reshape(-1, x.shape[-1]).index_select(0, places).view(len(self.keys[0]), kinds, -1, x.shape[-1])
 
-    def _apart(self, x: Tensor) -> Tensor:
+    def _apart(self, x: Tensor, rows: int) -> Tensor:
         """And back."""
-        x = x.unflatten(2, (self.most, -1)).transpose(1, 2).flatten(0, 1)
-        return x if self.slot is None else x.index_select(0, self.slot)
+        kinds, width = x.shape[1], x.shape[-1]
+        _, places = self._places(kinds, x.shape[2] // self.most)
+        return x.reshape(-1, width).index_select(0, places).view(rows, kinds, -1, width)
+
+    def _places(self, kinds: int, each: int) -> tuple[Tensor, Tensor]:
+        """Where each vector of `_together` comes from, and where each one of `_apart` does: one look-up each way."""
+        known: dict[tuple[int, int], tuple[Tensor, Tensor]] = self.__dict__.setdefault("_known", {})
+        if (kinds, each) not in known:
+            prompts, rows = len(self.keys[0]), torch.arange(len(self.slot), device=self.slot.device)
+            row = torch.zeros(prompts * self.most, dtype=torch.long, device=rows.device).index_copy_(0, self.slot, rows)
+            every = torch.arange(max(len(rows), len(row)) * kinds * each, device=rows.device)
+            come = every[: len(rows) * kinds * each].view(-1, kinds, each)[row]
+            gone = every[: len(row) * kinds * each].view(prompts, kinds, self.most, each).transpose(1, 2).flatten(0, 1)
+            into = come.unflatten(0, (prompts, self.most)).transpose(1, 2)
+            known[kinds, each] = into.flatten(), gone[self.slot].flatten()
+        return known[kinds, each]
 
 
 def plain_layers(cache: Any) -> list[tuple[Tensor, Tensor]]:
@@ -111,13 +124,12 @@ def plain_layers(cache: Any) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in layers] if plain else []
 
 
-def _placed(owner: Tensor, prompts: int) -> tuple[int, Tensor | None]:
+def _placed(owner: Tensor, prompts: int) -> tuple[int, Tensor]:
     counts = torch.bincount(owner, minlength=prompts)
     most = int(counts.max())
     order = owner.argsort(stable=True)
     rank = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
-    slot = torch.empty_like(owner).index_copy_(0, order, owner[order] * most + rank)
-    return most, None if torch.equal(slot, torch.arange(prompts * most, device=slot.device)) else slot
+    return most, torch.empty_like(owner).index_copy_(0, order, owner[order] * most + rank)
 
 
 def can_share(body: Callable[..., Any], call: Callable[..., tuple[Tensor, Any]], like: Tensor) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _WORD = 1 << 64
@@ -145,13 +144,16 @@ def _cut(share: Tensor, top_p: float) -> Tensor:
 
 def _inverted(share: Tensor, uniform: Tensor) -> Tensor:
     """The id at which the running sum exceeds uniform x the sum of all: first its block, then its place there."""
-    blocks = F.pad(share, (0, -share.shape[1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
-    sums = blocks.sum(-1).double()  # of 64 numbers: in fp64 a copy of all of them would be made first
+    most = share.shape[1]
+    full = most - most % _BLOCK
+    parts = share[:, :full].unflatten(-1, (-1, _BLOCK)).sum(-1), share[:, full:].sum(-1, keepdim=True)
+    sums = torch.cat(parts, dim=-1).double()  # of 64 numbers: in fp64 a copy of all of them would be made first
     mass = sums.cumsum(-1)
     target = uniform.double()[:, None] * mass[:, -1:]
     block = _first_above(mass, target)
     before = (mass - sums).gather(-1, block)
-    inside = blocks.take_along_dim(block[..., None], 1).squeeze(1).double().cumsum(-1)
+    ids = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    inside = share.gather(-1, ids.clamp_max(most - 1)).double().masked_fill(ids >= most, 0).cumsum(-1)
     # by rounding the target may lie before its block, whose first id may be one that is banned
     return (block * _BLOCK + _first_above(inside, (target - before).clamp_min(0))).squeeze(-1)
 

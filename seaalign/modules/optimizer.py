@@ -34,7 +34,11 @@ def adamw(
     if schedule not in ("constant", "cosine"):
         raise ValueError(f"schedule must be 'constant' or 'cosine', got {schedule!r}")
     _warn_of_lost_steps(wanted, lr)
-    optimizer = torch.optim.AdamW(wanted, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(
+        wanted, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=_fuses(wanted) or None
+    )
+    # the scaler of fp16 unscales before clipping, as for any other optimizer; Lightning refuses clipping otherwise
+    optimizer._step_supports_amp_scaling = False
 
     def share(step: int) -> float:
         # asked for only when it matters: asking builds the data loaders, too early while a checkpoint is being restored
@@ -43,6 +47,16 @@ def adamw(
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _fuses(parameters: list[torch.nn.Parameter]) -> bool:
+    """Can one kernel take the step? It makes no copies; PyTorch's own choice makes some, up to the size of the weights.
+
+    On the CPU it takes strides for granted: of a weight that is a slice of something it would write beside.
+    """
+    kinds = {type(p.data) for p in parameters}  # sharded ones and others do not mix
+    fit = (p.device.type in ("cpu", "cuda") and p.is_floating_point() and p.is_contiguous() for p in parameters)
+    return len(kinds) == 1 and all(fit)
 
 
 def _warn_of_lost_steps(parameters: list[torch.nn.Parameter], lr: float) -> None:

@@ -17,13 +17,13 @@ from seaalign.backbones import CausalLM
 from tests.backbones.tiny_hf import model_for, prompts_for, rows
 
 
-def backbone(checkpointing: bool) -> CausalLM:
-    return CausalLM(*model_for("spark", "Qwen2"), gradient_checkpointing=checkpointing)
+def backbone(checkpointing: bool, tied: bool) -> CausalLM:
+    return CausalLM(*model_for("spark", "Qwen2", tie_word_embeddings=tied), gradient_checkpointing=checkpointing)
 
 
-def compare(how: str, checkpointing: bool) -> None:
+def compare(how: str, checkpointing: bool, tied: bool) -> None:
     """Values and gradients beside those of one process that scores both batches."""
-    split, alone, rank = backbone(checkpointing), backbone(checkpointing), dist.get_rank()
+    split, alone, rank = backbone(checkpointing, tied), backbone(checkpointing, tied), dist.get_rank()
     prompts, batches = prompts_for(alone.spec), [rows(9, 4, 7), rows(5, 12, 3)]
     speech = [Speech.pack(batch, prompt=[2, 0, 2]) for batch in batches]
     if how == "fsdp2":
@@ -50,8 +50,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
     for how in ("ddp", "fsdp2"):
-        for checkpointing in (False, True):
-            compare(how, checkpointing)
+        for checkpointing, tied in ((False, False), (True, False), (False, True)):
+            compare(how, checkpointing, tied)
     dist.barrier()
     sys.stderr.flush()
     os._exit(0)  # gloo's threads may abort a process that ends by itself

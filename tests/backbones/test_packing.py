@@ -193,7 +193,7 @@ def causal(family, **settings):
     from tests.backbones.tiny_hf import model_for
 
     name = {"Llama": "orpheus", "Qwen2": "spark", "Qwen3": "llasa", "Mistral": "neutts"}[family]
-    config = {key: settings.pop(key) for key in list(settings) if key == "attention_dropout"}
+    config = {key: settings.pop(key) for key in list(settings) if key in ("attention_dropout", "tie_word_embeddings")}
     config |= {"sliding_window": None} if family == "Mistral" else {}
     model, layout, tokenizer = model_for(name, family, **config)
     return CausalLM(model, layout, tokenizer, **settings)
@@ -323,7 +323,7 @@ def test_chunked_scores_make_no_tensor_of_all_logits():
 
 
 @pytest.mark.audio
-@pytest.mark.parametrize("name", ["Llama", "Qwen2", "CosyVoice 2", "CosyVoice 3"])
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Llama, tied", "Qwen2, tied", "CosyVoice 2", "CosyVoice 3"])
 def test_the_head_in_parts_is_the_head(name, monkeypatch):
     """By `linear_head`, a chunk at a time, against `logits` on all positions: values and gradients."""
     if name.startswith("CosyVoice"):
@@ -331,7 +331,7 @@ def test_the_head_in_parts_is_the_head(name, monkeypatch):
     else:
         from tests.backbones.tiny_hf import prompts_for
 
-        backbone = causal(name)
+        backbone = causal(name.split(",")[0], tie_word_embeddings="tied" in name)
         asked = prompts_for(backbone.spec), answers(12, 9, 4, 6, owners=[0, 0, 1])
     backbone.chunk = 4
     ours, grads = graded(backbone, *asked)
@@ -344,6 +344,28 @@ def test_the_head_in_parts_is_the_head(name, monkeypatch):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.audio
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", ["Llama", "Qwen2"])  # codes and end apart in the vocabulary, and side by side
+def test_a_table_has_one_gradient_of_its_size(family, tied):
+    """Look-ups and a tied head are added up in place, twice: the second time over a gradient that is there already."""
+    from tests.backbones.tiny_hf import prompts_for
+
+    backbone = causal(family, tie_word_embeddings=tied)
+    table, head = backbone.model.get_input_embeddings().weight, backbone.model.lm_head.weight
+    assert (head is table) == tied
+    grads = []
+    for _ in range(2):
+        total = backbone(prompts_for(backbone.spec), answers(12, 9, 4, 6, owners=[0, 0, 1])).sum()
+        with torch.profiler.profile(profile_memory=True) as watched:
+            total.backward()
+        made = [event.name for event in watched.events() if event.self_cpu_memory_usage >= table.numel() * 4]
+        assert len(made) == (1 if tied else 2), made
+        assert {table.grad.layout, head.grad.layout} == {torch.strided}
+        grads.append(table.grad.clone())
+    torch.testing.assert_close(grads[1], 2 * grads[0])
 
 
 @pytest.mark.audio

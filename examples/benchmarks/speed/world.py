@@ -35,7 +35,7 @@ class Job:
     text: int = 1_000
     codes: int = CODES
     triplets: int = 4  # a step
-    steps: int = 2  # that are measured
+    steps: int = 8  # that are measured: padding is a matter of luck, and over 2 steps it is 5 % off its mean
     warm: int = 1  # steps before
     texts: int = 4  # to say
     candidates: int = 12  # of each, a third at each temperature
