@@ -157,9 +157,11 @@ class Placement(nn.Module):
         The gradient of each go is as large as the whole head. Where that is `tied` to the embeddings, theirs is as
         large already: here it is sparse then, and autograd adds it to theirs in place.
         """
-        ids = torch.cat([self.codes, self.ends])
-        rows = ids if self.whole is None else self.whole
-        return F.embedding(ids, weight, sparse=True) if tied else weight[rows], None if bias is None else bias[rows]
+        if tied or self.whole is None:
+            rows = torch.cat([self.codes, self.ends])
+            taken = F.embedding(rows, weight, sparse=True) if tied else weight[rows]
+            return taken, None if bias is None else bias[rows]
+        return weight[self.whole], None if bias is None else bias[self.whole]
 
     def read_prompt(self, ids: Sequence[int] | Tensor) -> Prompt:
         """The prompt, style off, that `prompt_ids` lays out as these ids.

@@ -81,14 +81,14 @@ class Sharing:
         # queries that look at one key stand side by side, so that a key is read once for all of them
         query = (query * (width**-0.5 if scale is None else scale)).reshape(rows, kinds, -1, width)
         asked = self._together(query) @ self.keys[layer].transpose(-1, -2)
-        asked = self._apart(asked if self.holes is None else asked.masked_fill_(self.holes, -torch.inf), rows)
+        asked = self._apart(asked if self.holes is None else asked.masked_fill_(self.holes, -torch.inf))
         own = (key @ query.transpose(-1, -2)).transpose(-1, -2)  # in this order a CPU reads keys up to twice as fast
         if steps > 1:
             later = torch.ones(steps, said, dtype=torch.bool, device=own.device).triu(said - steps + 1)
             own = own.unflatten(2, (-1, steps)).masked_fill(later, -torch.inf).flatten(2, 3)
         share = torch.cat([asked, own], dim=-1).softmax(-1)
         asked, own = share.split([asked.shape[-1], said], dim=-1)
-        out = own @ value + self._apart(self._together(asked) @ self.values[layer], rows)
+        out = own @ value + self._apart(self._together(asked) @ self.values[layer])
         return out.view(rows, heads, steps, width)
 
     def _together(self, x: Tensor) -> Tensor:
@@ -97,23 +97,23 @@ class Sharing:
         places, _ = self._places(kinds, each)
         return x.reshape(-1, x.shape[-1]).index_select(0, places).view(len(self.keys[0]), kinds, -1, x.shape[-1])
 
-    def _apart(self, x: Tensor, rows: int) -> Tensor:
+    def _apart(self, x: Tensor) -> Tensor:
         """And back."""
         kinds, width = x.shape[1], x.shape[-1]
         _, places = self._places(kinds, x.shape[2] // self.most)
-        return x.reshape(-1, width).index_select(0, places).view(rows, kinds, -1, width)
+        return x.reshape(-1, width).index_select(0, places).view(len(self.slot), kinds, -1, width)
 
     def _places(self, kinds: int, each: int) -> tuple[Tensor, Tensor]:
         """Where each vector of `_together` comes from, and where each one of `_apart` does: one look-up each way."""
         known: dict[tuple[int, int], tuple[Tensor, Tensor]] = self.__dict__.setdefault("_known", {})
         if (kinds, each) not in known:
-            prompts, rows = len(self.keys[0]), torch.arange(len(self.slot), device=self.slot.device)
-            row = torch.zeros(prompts * self.most, dtype=torch.long, device=rows.device).index_copy_(0, self.slot, rows)
-            every = torch.arange(max(len(rows), len(row)) * kinds * each, device=rows.device)
-            come = every[: len(rows) * kinds * each].view(-1, kinds, each)[row]
-            gone = every[: len(row) * kinds * each].view(prompts, kinds, self.most, each).transpose(1, 2).flatten(0, 1)
-            into = come.unflatten(0, (prompts, self.most)).transpose(1, 2)
-            known[kinds, each] = into.flatten(), gone[self.slot].flatten()
+            rows, prompts, device = len(self.slot), len(self.keys[0]), self.slot.device
+            apart = torch.arange(rows * kinds * each, device=device).view(rows, kinds, each)
+            together = torch.arange(prompts * kinds * self.most * each, device=device)
+            together = together.view(prompts, kinds, self.most, each).transpose(1, 2).flatten(0, 1)
+            placed = apart.new_zeros(prompts * self.most, kinds, each).index_copy_(0, self.slot, apart)
+            come = placed.unflatten(0, (prompts, self.most)).transpose(1, 2)
+            known[kinds, each] = come.flatten(), together[self.slot].flatten()
         return known[kinds, each]
 
 

@@ -21,8 +21,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks a process that has everything imported"),
 ]
-# of a server, not of this process: autograd refuses to work in the fork of one in which it has had threads
-FORKS = multiprocessing.get_context("forkserver")
 KILLS = 24
 WATCHED = ("os.rename", "os.replace", "os.remove", "open")
 """Audit events of the interpreter: every file that appears, moves or goes."""
@@ -31,7 +29,7 @@ WATCHED = ("os.rename", "os.replace", "os.remove", "open")
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     torch.set_num_threads(1)
-    FORKS.set_forkserver_preload([__name__])
+    multiprocessing.set_forkserver_preload([__name__])
     with pytest.MonkeyPatch.context() as patch:  # the server has not the path of this process
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         forkserver.ensure_running()
@@ -61,7 +59,8 @@ def work(folder, weights, die_at=None):
 
 def attempt(folder, weights, seconds=None, die_at=None) -> bool:
     """One process, killed from outside after so many seconds or by itself at an event. Did it reach the end?"""
-    process = FORKS.Process(target=work, args=(folder, weights, die_at))
+    # of a server, not of this process: autograd refuses to work in the fork of one in which it has had threads
+    process = multiprocessing.get_context("forkserver").Process(target=work, args=(folder, weights, die_at))
     process.start()
     process.join(seconds)
     if process.is_alive():
