@@ -47,7 +47,7 @@ def compile_blocks(backbone: nn.Module, memory: float | None = None, **settings:
     if any(getattr(child, "gradient_checkpointing", False) for child in backbone.modules()):
         raise ValueError(
             f"{type(backbone).__name__} is under gradient checkpointing, inside which PyTorch compiles nothing: leave "
-            "it off, and say memory=0.6"
+            "it off, and say memory=0.5"
         )
     if memory is not None:
         import torch._functorch.config

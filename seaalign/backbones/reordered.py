@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seaalign.backbones.linears import Linear
 from seaalign.functional.products import laid_out, multiply, works
 
 Head = Callable[[], tuple[Tensor, Tensor | None] | None]
@@ -62,7 +63,7 @@ def reordered(module: nn.Module, head: Head | None = None) -> Iterator[None]:
 
 def _takes(child: Any) -> TypeGuard[nn.Linear]:
     """Plain linear layers: no subclass, no weight that is computed, sharded or quantised, nobody else's `forward`."""
-    plain = type(child) is nn.Linear and type(child.weight) is nn.Parameter and "forward" not in vars(child)
+    plain = type(child) in (nn.Linear, Linear) and type(child.weight) is nn.Parameter and "forward" not in vars(child)
     return plain and _reads(child.weight) and not child._forward_pre_hooks
 
 

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seaalign.backbones.base import Backbone, Unsupported, evaluating, row_keys, row_limits, seed_of
 from seaalign.backbones.drawing import Draw, Rows, draw_rows, in_waves, on_device
+from seaalign.backbones.linears import quicken
 from seaalign.backbones.reordered import reordered
 from seaalign.functional.likelihood import chosen_logp, head_logp
 from seaalign.records import Prompt, Speech
@@ -127,6 +128,7 @@ class StepBackbone(Backbone):
 
         The head is applied to real positions only, `chunk` at a time, and recomputed in the backward pass.
         """
+        quicken(self)
         speech = speech.to(self._device())
         mask = speech.scored
         frames = torch.full((*mask.shape, *speech.tokens.shape[2:]), self.eos, dtype=torch.long, device=mask.device)

@@ -19,7 +19,7 @@ class CompileBlocks(Callback):
         backbone: where the LightningModule keeps it: a dotted attribute path, or a function from module to backbone.
 
     Example:
-        >>> trainer = Trainer(callbacks=[CompileBlocks(memory=0.6)], logger=False, enable_checkpointing=False)
+        >>> trainer = Trainer(callbacks=[CompileBlocks(memory=0.5)], logger=False, enable_checkpointing=False)
     """
 
     def __init__(

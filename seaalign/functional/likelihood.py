@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seaalign.functional.products import product
+from seaalign.functional.products import add_product, product
 
 
 def sequence_logp(
@@ -218,10 +218,8 @@ class _HeadLogp(torch.autograd.Function):
                 d_bias += pull.sum(0)
             pull = pull.to(weight.dtype)
             if wanted[0]:
-                d_features.append(pull @ weight)
-            if d_weight is not None and d_weight.dtype == weight.dtype:
-                d_weight.addmm_(pull.t(), part)
-            elif d_weight is not None:
-                d_weight += pull.t() @ part
+                d_features.append(product(pull, weight.t()))
+            if d_weight is not None:
+                add_product(d_weight, pull.t(), part)
         d_weight, d_bias = (None if d is None else d.to(weight.dtype) for d in (d_weight, d_bias))
         return torch.cat(d_features) if wanted[0] else None, d_weight, d_bias, None, None

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from seaalign.functional import likelihood, products
-from seaalign.functional.products import product
+from seaalign.functional.products import add_product, linear, product
+
+fast = pytest.mark.skipif(not products.works(), reason="this PyTorch has not these kernels")
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Small products by oneDNN too."""
+    monkeypatch.setattr(products, "_GAINS", 1)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 7), (0, 7), (2, 3, 7)])
@@ -46,13 +57,14 @@ def test_it_has_no_gradient_and_says_so_by_its_type():
     assert not product(torch.randn(2, 4), weight, torch.nn.Parameter(torch.randn(3))).requires_grad
 
 
-@pytest.mark.skipif(not products.works(), reason="this PyTorch has not these kernels")
+@fast
 def test_the_head_is_multiplied_by_it_forwards_and_again_backwards(monkeypatch):
     calls = []
     monkeypatch.setattr(products, "multiply", lambda x, *rest: calls.append(len(x)) or F.linear(x, *rest))
     features, weight = torch.randn(10, 4, requires_grad=True), torch.randn(6, 4, requires_grad=True)
     likelihood.head_logp(features, weight, None, torch.arange(10) % 6, chunk=4).sum().backward()
-    assert calls == [4, 4, 2] * 2
+    assert calls[:3] == [4, 4, 2]
+    assert calls[3:] == [rows for part in (4, 4, 2) for rows in (part, part, 6)]  # again, to features, to the head
 
 
 def test_where_pytorch_has_it_not_the_usual_one_is_taken(monkeypatch):
@@ -60,9 +72,107 @@ def test_where_pytorch_has_it_not_the_usual_one_is_taken(monkeypatch):
         raise AttributeError("no such operator")
 
     monkeypatch.setattr(products, "multiply", missing)
-    products.works.cache_clear()
+    products._tried.cache_clear()
     try:
         assert not products.works()
         assert torch.equal(product(torch.ones(2, 3), torch.ones(4, 3)), torch.full((2, 4), 3.0))
     finally:
-        products.works.cache_clear()
+        products._tried.cache_clear()
+
+
+def gradients(function, x, weight, bias, pull):
+    leaves = [part.detach().requires_grad_() for part in (x, weight, bias) if part is not None]
+    made = function(*leaves, *([None] if bias is None else []))
+    first = torch.autograd.grad(made, leaves, pull.expand_as(made), create_graph=True)
+    second = torch.autograd.grad(sum(part.square().sum() for part in first), leaves, allow_unused=True)
+    return made, *first, *(torch.zeros(()) if part is None else part for part in second)
+
+
+@fast
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 6), max_size=2),
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    biased=st.booleans(),
+    turned=st.booleans(),
+    even=st.booleans(),
+)
+def test_linear_has_the_values_and_gradients_of_f_linear(rows, sizes, biased, turned, even):
+    g = torch.Generator().manual_seed(sum(rows) + 10 * sizes[0] + 100 * sizes[1])
+    wide, out = sizes
+    x = torch.randn(*rows, 2, wide, generator=g)
+    weight = torch.randn(wide, out, generator=g).t() if turned else torch.randn(out, wide, generator=g)
+    x = x.transpose(0, -2) if turned else x
+    bias = torch.randn(out, generator=g) if biased else None
+    pull = torch.ones(()) if even else torch.randn(*x.shape[:-1], out, generator=g)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "_GAINS", 1)
+        found = gradients(linear, x, weight, bias, pull)
+        assert "seaalign_linear" in found[0].grad_fn.name()
+    for one, other in zip(found, gradients(F.linear, x, weight, bias, pull), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
+
+
+def test_linear_by_hand(always):
+    """y = 3 * 1 + 4 * 2 + 5; dy/dx is the weight, dy/dweight is x."""
+    x, weight = torch.tensor([[1.0, 2.0]], requires_grad=True), torch.tensor([[3.0, 4.0]], requires_grad=True)
+    bias = torch.tensor([5.0], requires_grad=True)
+    made = linear(x, weight, bias)
+    made.backward()
+    assert made.item() == 16
+    assert (x.grad.tolist(), weight.grad.tolist(), bias.grad.tolist()) == ([[3, 4]], [[1, 2]], [1])
+
+
+@fast
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_operator_is_what_compilers_are_told(shape, biased):
+    leaves = [torch.randn(*shape), torch.randn(11, 7), torch.randn(11) if biased else None]
+    given = tuple(None if leaf is None else leaf.requires_grad_() for leaf in leaves)
+    torch.library.opcheck(torch.ops.seaalign.linear, given)
+
+
+@fast
+def test_what_is_frozen_costs_no_product(always, monkeypatch):
+    calls, multiply = [], products.multiply
+    monkeypatch.setattr(products, "multiply", lambda *given: calls.append(1) or multiply(*given))
+    for wanted in ((True, False), (False, True)):
+        x, weight = torch.randn(5, 7).requires_grad_(wanted[0]), torch.randn(3, 7).requires_grad_(wanted[1])
+        calls.clear()
+        linear(x, weight).sum().backward()
+        assert len(calls) == 2 and (x.grad is not None, weight.grad is not None) == wanted
+
+
+@fast
+def test_its_cost_is_counted_as_that_of_the_usual_one(always):
+    def cost(function):
+        x, weight = torch.randn(2, 3, 7, requires_grad=True), torch.randn(11, 7, requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            function(x, weight).sum().backward()
+        return counter.get_total_flops()
+
+    assert cost(linear) == cost(F.linear) == 3 * 2 * 6 * 7 * 11
+
+
+def test_small_products_and_other_kinds_of_numbers_are_the_usual_ones():
+    x, weight = torch.randn(64, 64, requires_grad=True), torch.randn(64, 64)
+    assert "seaalign" not in linear(x, weight).grad_fn.name()
+    x, weight = torch.randn(64, 256, requires_grad=True), torch.randn(256, 256)
+    assert ("seaalign" in linear(x, weight).grad_fn.name()) == products.works()
+    assert "seaalign" not in linear(x.double(), weight.double()).grad_fn.name()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_product_on_top_of_a_sum(dtype):
+    g = torch.Generator().manual_seed(0)
+    one, other, wide = (
+        torch.randn(7, 5, generator=g),
+        torch.randn(5, 3, generator=g),
+        torch.promote_types(dtype, torch.float),
+    )
+    total = torch.ones(7, 3, dtype=wide)
+    add_product(total, one.to(dtype), other.to(dtype))
+    assert total.dtype == wide
+    torch.testing.assert_close(total, 1 + (one.to(dtype) @ other.to(dtype)).to(wide), atol=1e-5, rtol=1e-5)

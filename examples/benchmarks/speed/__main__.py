@@ -4,6 +4,7 @@
     python examples/benchmarks/speed --trl 1.16=trl16/bin/python --trl 0.28=trl028/bin/python --json speed.json
     python examples/benchmarks/speed --size half-billion --only training    # widths of Qwen2.5-0.5B, four layers
     python examples/benchmarks/speed --size half-billion --device cuda      # all 24 layers, bfloat16 autocast
+    LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4 python examples/benchmarks/speed    # all by tcmalloc
 
 training    DGSA steps on triplets (real, expressive, stable speech of one text) with stored reference log-probs; TRL's
             DPOTrainer on the same pairs, (real, expressive) and (real, stable), by its default settings and by its best
@@ -11,7 +12,7 @@ training    DGSA steps on triplets (real, expressive, stable speech of one text)
             warm up and --steps that count. Useful tokens are those of the three completions with their ends: each is
             owed one forward and one backward pass. Losses and gradients must agree where the softmax runs over the same
             ids: TRL's is over the whole head, and so is that of "seaalign, whole head"; "seaalign" is the library as it
-            comes, over speech codes and ends alone; "compiled" is that with `compile_blocks(memory=0.6)`.
+            comes, over speech codes and ends alone; "compiled" is that with `compile_blocks(memory=0.5)`.
 sampling    twelve candidates a text, four at each of T = 0.7, 1.0, 1.3, nucleus 0.9, ragged lengths that are the same
             for all: seaalign in one call against `generate` called per text and temperature, per temperature with texts
             batched, and once with a temperature per row.
@@ -179,7 +180,12 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     job = job_of(given)
     found: dict[str, Any] = {"size": given.size, "rounds": given.rounds, "settings": asdict(job)}
-    found["machine"] = {"cores": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()}
+    found["machine"] = {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "load": os.getloadavg(),
+        "preload": os.environ.get("LD_PRELOAD"),
+    }
     print(f"{given.size}: {json.dumps(asdict(job))}")
     sound = True
     with tempfile.TemporaryDirectory(prefix="speed-") as name:

@@ -32,7 +32,7 @@ class Meter:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         else:
-            ctypes.CDLL(None).malloc_trim(0)  # what the warm-up has freed goes back first
+            _give_back()
             with open("/proc/self/clear_refs", "w") as file:
                 file.write("5")  # resets VmHWM
         self.before = self._now()
@@ -61,6 +61,16 @@ class Meter:
     def _highest(self) -> int:
         # VmHWM counts pages of files too, and those only become more
         return _status("VmHWM") - _status("RssFile") - _status("RssShmem")
+
+
+def _give_back() -> None:
+    """What the warm-up has freed goes back to the system, by the allocator that is loaded."""
+    here = ctypes.CDLL(None)
+    here.malloc_trim(0)
+    if hasattr(here, "MallocExtension_ReleaseFreeMemory"):  # tcmalloc
+        here.MallocExtension_ReleaseFreeMemory()
+    if hasattr(here, "mallctl"):  # jemalloc, all arenas
+        here.mallctl(b"arena.4096.purge", None, None, None, ctypes.c_size_t(0))
 
 
 def _status(name: str) -> int:

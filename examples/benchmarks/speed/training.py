@@ -3,7 +3,7 @@
     python training.py FOLDER VARIANT OUT
 
 Variants: "speech", softmax over speech codes and ends, as `CausalLM` has it by itself; "checkpoint", the same with
-gradient checkpointing; "compiled", the same with `compile_blocks(memory=0.6)`; "whole", over the whole vocabulary, as
+gradient checkpointing; "compiled", the same with `compile_blocks(memory=0.5)`; "whole", over the whole vocabulary, as
 TRL has it; "hand", whole vocabulary, four padded rows a triplet, a live reference.
 """
 
@@ -76,7 +76,7 @@ def seaalign(job: Job, folder: Path, model: Any, variant: str) -> tuple[Sequence
     whole = variant == "whole"
     backbone = backbone_of(job, model, whole, variant == "checkpoint")
     if variant == "compiled":
-        compile_blocks(backbone, memory=0.6)
+        compile_blocks(backbone, memory=0.5)
     module = DGSA(backbone, alpha=0.8, weights=(0.5, 0.5), beta=job.beta, lr=job.lr, weight_decay=0.0)
     batches = groups(job, folder, backbone, job.text if whole else 0)
     return (
