@@ -26,5 +26,5 @@ def test_ddp_and_fsdp2_give_the_numbers_of_one_process(tmp_path):
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=240)[1] for process in started]
+    errors = [process.communicate(timeout=480)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(error[-3000:] for error in errors)
