@@ -59,7 +59,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tensor([128.])
     """
     ours = x.numel() * len(weight) >= _GAINS and not torch.is_autocast_enabled(x.device.type)
-    if ours and _takes(x, weight, bias) and works():
+    # code that is compiled cannot try them: who has it compiled has asked before, as `backbones.linears` does
+    if ours and _takes(x, weight, bias) and (torch.compiler.is_compiling() or works()):
         made: Tensor = torch.ops.seaalign.linear(x, weight, bias)
         return made
     return F.linear(x, weight, bias)
@@ -97,14 +98,9 @@ def laid_out(weight: Tensor, rows: int) -> Tensor:
     return copy
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@lru_cache(maxsize=1)
 def works() -> bool:
     """Has this PyTorch these kernels, which are not of its public interface, and do they multiply?"""
-    return _tried()
-
-
-@lru_cache(maxsize=1)
-def _tried() -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     x, weight, bias = torch.arange(12.0).view(3, 4), torch.arange(20.0).view(5, 4), torch.arange(5.0)
