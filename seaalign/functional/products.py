@@ -128,10 +128,10 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
 
 def _pull(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    wanted, rows = ctx.needs_input_grad, grad.flatten(0, -2)
+    wanted, (rows, given) = ctx.needs_input_grad, (part.reshape(-1, part.shape[-1]) for part in (grad, x))
     return (
         torch.ops.seaalign.linear(grad, weight.t(), None) if wanted[0] else None,
-        torch.ops.seaalign.linear(rows.t(), x.flatten(0, -2).t(), None) if wanted[1] else None,
+        torch.ops.seaalign.linear(rows.t(), given.t(), None) if wanted[1] else None,
         rows.sum(0) if wanted[2] else None,
     )
 

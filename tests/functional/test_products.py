@@ -113,6 +113,15 @@ def test_linear_has_the_values_and_gradients_of_f_linear(rows, sizes, biased, tu
         torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear_of_one_vector(always, biased):
+    x, weight, bias = torch.randn(7), torch.randn(11, 7), torch.randn(11) if biased else None
+    pull = torch.randn(11)
+    found, wanted = (gradients(function, x, weight, bias, pull) for function in (linear, F.linear))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
+
+
 def test_linear_by_hand(always):
     """y = 3 * 1 + 4 * 2 + 5; dy/dx is the weight, dy/dweight is x."""
     x, weight = torch.tensor([[1.0, 2.0]], requires_grad=True), torch.tensor([[3.0, 4.0]], requires_grad=True)
@@ -124,7 +133,7 @@ def test_linear_by_hand(always):
 
 
 @fast
-@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7)])
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_operator_is_what_compilers_are_told(shape, biased):
     leaves = [torch.randn(*shape), torch.randn(11, 7), torch.randn(11) if biased else None]

@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
         "cores": os.cpu_count(),
         "processor": platform.machine(),
         "load": os.getloadavg(),
-        "preload": os.environ.get("LD_PRELOAD"),
+        "allocator": {name: os.environ.get(name) for name in ("LD_PRELOAD", "GLIBC_TUNABLES")},
     }
     print(f"{given.size}: {json.dumps(asdict(job))}")
     sound = True
