@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seaalign.backbones.linears import Linear
-from seaalign.functional.products import laid_out, multiply, works
+from seaalign.functional.products import laid_out, multiply, multiply_once, works
 
 Head = Callable[[], tuple[Tensor, Tensor | None] | None]
 _ROWS = 48  # that the order is chosen for; it is good for fewer and for more
+_FEW = 64  # rows: zeros beside them cost more than what is kept for so many sizes
 
 
 class Product:
@@ -35,7 +36,8 @@ class Product:
             return F.linear(x, self.weight, self.bias)
         if self.copy is None:
             self.copy = laid_out(self.weight, _ROWS)
-        return multiply(x, self.copy, self.bias)
+        few = x.numel() <= _FEW * x.shape[-1]
+        return (multiply_once if few else multiply)(x, self.copy, self.bias)
 
 
 @contextmanager

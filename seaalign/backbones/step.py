@@ -20,6 +20,7 @@ from seaalign.backbones.drawing import Draw, Rows, draw_rows, in_waves, on_devic
 from seaalign.backbones.linears import quicken
 from seaalign.backbones.reordered import reordered
 from seaalign.functional.likelihood import chosen_logp, head_logp
+from seaalign.functional.products import even
 from seaalign.records import Prompt, Speech
 
 _LOGITS = {"cpu": 1 << 21, "cuda": 1 << 24}  # at once: as many as a cache holds, or as keep a GPU busy
@@ -171,7 +172,7 @@ class StepBackbone(Backbone):
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
         most, least = on_device(_LOGITS, features), on_device(_LEAST, features)
-        chunk = self.chunk or max(least, most // (self.vocab_size or 8192))
+        chunk = self.chunk or even(max(least, most // (self.vocab_size or 8192)))
         if self._scores_by("linear_head") and (head := self.linear_head()) is not None:
             return head_logp(features, *head, frames, chunk).float()
         if len(features) <= chunk:

@@ -3,6 +3,9 @@
 PyTorch multiplies float32 by MKL, which leaves half of an AMD processor unused. On one core of an EPYC with AVX-512,
 512 positions under a head of 6,563 rows and width 256 run at 90 GFLOP/s by it and at 228 by oneDNN, which comes with
 PyTorch too; on an older one without, at 66 and 99.
+
+oneDNN keeps what it prepares for a size, 0.6 MB for each of the last thousand, and batches have ever new sizes. So rows
+go in blocks, and what is left is filled up with zeros to one of a few sizes.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 _GAINS = 1 << 22  # multiplications: below, the call itself takes longer than what it saves
+_ROWS = 512  # of a block
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -68,10 +72,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
     """`total += one @ other` in place, (M, N) of (M, K) and (K, N); `total` may be wider than they are."""
-    if total.dtype == one.dtype and not (_takes(one, other.t(), None) and works()):
+    if _takes(one, other.t(), None) and works():
+        total += multiply_over_rows(one.t(), other)
+    elif total.dtype == one.dtype:
         total.addmm_(one, other)
     else:
-        total += product(one, other.t())
+        total += one @ other
 
 
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -85,11 +91,46 @@ def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return plain and fits and (bias is None or bias.shape == weight.shape[:1])
 
 
-def multiply(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+def multiply_once(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
     """oneDNN's product of float32 on the CPU; `weight` may be in its own order (`laid_out`)."""
     bias = None if bias is None else bias.contiguous()  # it would read on beside the strides, and past the end
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return made
+
+
+def multiply(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+    """The same in blocks of rows, so that few sizes are multiplied."""
+    parts = [
+        multiply_once(_filled(part), weight, bias)[: len(part)] for part in x.reshape(-1, x.shape[-1]).split(_ROWS)
+    ]
+    made = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return made.view(*x.shape[:-1], made.shape[-1])
+
+
+def multiply_over_rows(one: Tensor, other: Tensor) -> Tensor:
+    """`one.t() @ other` so, (M, N) of (R, M) and (R, N): the gradient of a weight is such a product."""
+    parts = zip(one.split(_ROWS), other.split(_ROWS), strict=True)
+    made, *rest = (multiply_once(_filled(left).t(), _filled(right).t(), None) for left, right in parts)
+    for more in rest:
+        made += more
+    return made
+
+
+def even(size: int) -> int:
+    """The next number of no more than three binary digits and then zeros: 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ...
+
+    Example:
+        >>> [even(size) for size in (7, 9, 33, 129, 300)]
+        [7, 10, 40, 160, 320]
+    """
+    step = 1 << max(0, size.bit_length() - 3)
+    return -(-size // step) * step
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """Rows (N, D) and zeros, (even(N), D)."""
+    more = even(len(rows)) - len(rows)
+    return F.pad(rows, (0, 0, 0, more)) if more else rows
 
 
 def laid_out(weight: Tensor, rows: int) -> Tensor:
@@ -105,24 +146,24 @@ def works() -> bool:
         return False
     x, weight, bias = torch.arange(12.0).view(3, 4), torch.arange(20.0).view(5, 4), torch.arange(5.0)
     try:
-        made = [multiply(x, some, bias) for some in (weight, laid_out(weight, 3))]
+        made = [multiply_once(x, some, bias) for some in (weight, laid_out(weight, 3))]
     except (AttributeError, RuntimeError, TypeError):
         return False
     return all(torch.equal(one, F.linear(x, weight, bias)) for one in made)
 
 
 @torch.library.custom_op("seaalign::linear", mutates_args=(), device_types="cpu")
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, over_rows: bool = False) -> Tensor:
     """`multiply` as an operator, for autograd and compilers."""
-    return multiply(x, weight, bias)
+    return multiply_over_rows(x.t(), weight.t()) if over_rows else multiply(x, weight, bias)
 
 
 @_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, over_rows: bool = False) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
@@ -131,8 +172,9 @@ def _pull(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted, (rows, given) = ctx.needs_input_grad, (part.reshape(-1, part.shape[-1]) for part in (grad, x))
     return (
         torch.ops.seaalign.linear(grad, weight.t(), None) if wanted[0] else None,
-        torch.ops.seaalign.linear(rows.t(), given.t(), None) if wanted[1] else None,
+        torch.ops.seaalign.linear(rows.t(), given.t(), None, True) if wanted[1] else None,
         rows.sum(0) if wanted[2] else None,
+        None,
     )
 
 
