@@ -172,6 +172,7 @@ class StepBackbone(Backbone):
 
     def _score(self, features: Tensor, frames: Tensor) -> Tensor:
         most, least = on_device(_LOGITS, features), on_device(_LEAST, features)
+        # a part of an uneven size would be filled up, which copies its logits
         chunk = self.chunk or even(max(least, most // (self.vocab_size or 8192)))
         if self._scores_by("linear_head") and (head := self.linear_head()) is not None:
             return head_logp(features, *head, frames, chunk).float()

@@ -39,8 +39,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tensor([[11.,  2.]])
     """
     x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
-    ours = not torch.compiler.is_compiling() and _takes(x, weight, bias) and works()
-    return multiply(x, weight, bias) if ours else F.linear(x, weight, bias)
+    return multiply(x, weight, bias) if _ours(x, weight, bias) else F.linear(x, weight, bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -72,12 +71,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
     """`total += one @ other` in place, (M, N) of (M, K) and (K, N); `total` may be wider than they are."""
-    if _takes(one, other.t(), None) and works():
+    if _ours(one, other.t(), None):
         total += multiply_over_rows(one.t(), other)
     elif total.dtype == one.dtype:
         total.addmm_(one, other)
     else:
         total += one @ other
+
+
+def _ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Can oneDNN be called here and now?"""
+    return not torch.compiler.is_compiling() and _takes(x, weight, bias) and works()
 
 
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

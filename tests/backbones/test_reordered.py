@@ -60,6 +60,16 @@ def test_what_is_no_plain_layer_is_left_alone():
 
 
 @fast
+@pytest.mark.parametrize("rows", [64, 65, 512, 700])
+def test_many_rows_go_in_blocks_by_the_same_copy(rows):
+    weight, bias, x = torch.randn(11, 7), torch.randn(11), torch.randn(rows, 7)
+    product = Product(weight, bias)
+    with torch.no_grad():
+        torch.testing.assert_close(product(x), x @ weight.t() + bias, atol=1e-5, rtol=1e-5)
+    assert product.copy is not None
+
+
+@fast
 def test_a_gradient_is_not_lost_on_the_way():
     """Another thread may train or score with a layer that is borrowed here."""
     layer, x = nn.Linear(3, 2), torch.randn(4, 3)

@@ -161,7 +161,7 @@ def test_even_numbers_are_few_and_near(size):
 
 @fast
 def test_batches_of_a_hundred_lengths_are_products_of_a_few_sizes(always, monkeypatch):
-    """oneDNN keeps 0.6 MB for each size; before, 100 lengths were 300 sizes of the layer and 300 of the head."""
+    """oneDNN keeps 0.6 MB for each size; by themselves, 100 lengths are 300 for a layer, and 300 for a head."""
     sizes, once = set(), products.multiply_once
 
     def seen(x, weight, bias):
