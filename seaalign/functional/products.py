@@ -61,9 +61,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> weight.grad.unique()
         tensor([128.])
     """
-    ours = x.numel() * len(weight) >= _GAINS and not torch.is_autocast_enabled(x.device.type)
-    # code that is compiled cannot try them: who has it compiled has asked before, as `backbones.linears` does
-    if ours and _takes(x, weight, bias) and (torch.compiler.is_compiling() or works()):
+    if torch.is_autocast_enabled(x.device.type) or _transformed() or not _takes(x, weight, bias):
+        return F.linear(x, weight, bias)
+    # code that is compiled asks neither: who has it compiled has tried before, as `backbones.linears` does, and a
+    # question of size would compile it anew on both sides; the operator itself asks that
+    if torch.compiler.is_compiling() or (x.numel() * len(weight) >= _GAINS and works()):
         made: Tensor = torch.ops.seaalign.linear(x, weight, bias)
         return made
     return F.linear(x, weight, bias)
@@ -77,6 +79,12 @@ def add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
         total.addmm_(one, other)
     else:
         total += one @ other
+
+
+def _transformed() -> bool:
+    """Inside torch.func, as jvp and vmap, of whose rules the operator has none?"""
+    asked = getattr(torch._C, "_are_functorch_transforms_active", None)
+    return asked is not None and not torch.compiler.is_compiling() and bool(asked())
 
 
 def _ours(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -104,15 +112,17 @@ def multiply_once(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
 
 def multiply(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
     """The same in blocks of rows, so that few sizes are multiplied."""
-    parts = [
-        multiply_once(_filled(part), weight, bias)[: len(part)] for part in x.reshape(-1, x.shape[-1]).split(_ROWS)
-    ]
-    made = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return made.view(*x.shape[:-1], made.shape[-1])
+    made = x.new_empty(*x.shape[:-1], weight.shape[0])
+    rows, into = (part.reshape(-1, part.shape[-1]).split(_ROWS) for part in (x, made))
+    for some, there in zip(rows, into, strict=True):
+        there.copy_(multiply_once(_filled(some), weight, bias)[: len(some)])  # at once, while it is in the cache
+    return made
 
 
 def multiply_over_rows(one: Tensor, other: Tensor) -> Tensor:
     """`one.t() @ other` so, (M, N) of (R, M) and (R, N): the gradient of a weight is such a product."""
+    if one.shape[1] > other.shape[1]:  # the kernel copies what is on the left, so the narrower goes there
+        return multiply_over_rows(other, one).t().contiguous()
     parts = zip(one.split(_ROWS), other.split(_ROWS), strict=True)
     made, *rest = (multiply_once(_filled(left).t(), _filled(right).t(), None) for left, right in parts)
     for more in rest:
@@ -148,18 +158,23 @@ def works() -> bool:
     """Has this PyTorch these kernels, which are not of its public interface, and do they multiply?"""
     if not torch.backends.mkldnn.is_available():
         return False
-    x, weight, bias = torch.arange(12.0).view(3, 4), torch.arange(20.0).view(5, 4), torch.arange(5.0)
-    try:
-        made = [multiply_once(x, some, bias) for some in (weight, laid_out(weight, 3))]
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return all(torch.equal(one, F.linear(x, weight, bias)) for one in made)
+    # the answer is kept, so it must not hang on what happens to be in force at the first question
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False):
+        x, weight, bias = (torch.arange(size, dtype=torch.float32) for size in (12, 20, 5))
+        x, weight = x.view(3, 4), weight.view(5, 4)
+        try:
+            made = [multiply_once(x, some, bias) for some in (weight, laid_out(weight, 3))]
+        except (AttributeError, RuntimeError, TypeError):
+            return False
+        return all(torch.equal(one, F.linear(x, weight, bias)) for one in made)
 
 
 @torch.library.custom_op("seaalign::linear", mutates_args=(), device_types="cpu")
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, over_rows: bool = False) -> Tensor:
     """`multiply` as an operator, for autograd and compilers."""
-    return multiply_over_rows(x.t(), weight.t()) if over_rows else multiply(x, weight, bias)
+    if over_rows:
+        return multiply_over_rows(x.t(), weight.t())
+    return multiply(x, weight, bias) if x.numel() * len(weight) >= _GAINS else F.linear(x, weight, bias)
 
 
 @_linear.register_fake
@@ -168,15 +183,16 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, over_rows: bool = False) -
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
+    (x, weight), wanted = inputs[:2], ctx.needs_input_grad
+    ctx.save_for_backward(x if wanted[1] else None, weight if wanted[0] else None)  # a frozen layer keeps no input
 
 
 def _pull(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    wanted, (rows, given) = ctx.needs_input_grad, (part.reshape(-1, part.shape[-1]) for part in (grad, x))
+    wanted, rows = ctx.needs_input_grad, grad.reshape(-1, grad.shape[-1])
     return (
         torch.ops.seaalign.linear(grad, weight.t(), None) if wanted[0] else None,
-        torch.ops.seaalign.linear(rows.t(), given.t(), None, True) if wanted[1] else None,
+        torch.ops.seaalign.linear(rows.t(), x.reshape(-1, x.shape[-1]).t(), None, True) if wanted[1] else None,
         rows.sum(0) if wanted[2] else None,
         None,
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,7 +65,7 @@ def test_the_head_is_multiplied_by_it_forwards_and_again_backwards(monkeypatch):
     features, weight = torch.randn(10, 4, requires_grad=True), torch.randn(6, 4, requires_grad=True)
     likelihood.head_logp(features, weight, None, torch.arange(10) % 6, chunk=4).sum().backward()
     assert calls[:3] == [4, 4, 2]
-    assert calls[3:] == [rows for part in (4, 4, 2) for rows in (part, part, 6)]  # again, to features, to the head
+    assert calls[3:] == [rows for part in (4, 4, 2) for rows in (part, part, 4)]  # again, to features, to the head
 
 
 def test_where_pytorch_has_it_not_the_usual_one_is_taken(monkeypatch):
@@ -77,6 +78,23 @@ def test_where_pytorch_has_it_not_the_usual_one_is_taken(monkeypatch):
         assert not products.works()
         assert torch.equal(product(torch.ones(2, 3), torch.ones(4, 3)), torch.full((2, 4), 3.0))
     finally:
+        products.works.cache_clear()
+
+
+@fast
+@pytest.mark.parametrize("where", ["autocast", "float64", "float16", "meta"])
+def test_what_is_in_force_at_the_first_question_does_not_answer_it(where):
+    """The answer is kept for the whole process."""
+    kept = torch.get_default_dtype()
+    products.works.cache_clear()
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=where == "autocast"):
+            if where.startswith("float"):
+                torch.set_default_dtype(getattr(torch, where))
+            with torch.device("meta" if where == "meta" else "cpu"):
+                assert products.works()
+    finally:
+        torch.set_default_dtype(kept)
         products.works.cache_clear()
 
 
@@ -187,6 +205,51 @@ def test_what_is_frozen_costs_no_product(always, monkeypatch):
         calls.clear()
         linear(x, weight).sum().backward()
         assert len(calls) == 2 and (x.grad is not None, weight.grad is not None) == wanted
+
+
+@fast
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+def test_what_is_kept_for_the_backward_pass_is_what_it_needs(always, wanted):
+    """Under LoRA most weights are frozen, and a layer of such a weight has no need of what went in."""
+
+    def kept(function):
+        found = []
+        x, weight, bias = (
+            torch.randn(size, requires_grad=want) for size, want in zip(((5, 7), (3, 7), (3,)), wanted, strict=True)
+        )
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: found.append(t.numel()) or t, lambda t: t):
+            function(x, weight, bias).sum().backward()
+        return sum(found)
+
+    assert kept(linear) == kept(F.linear) == (21, 35, 0)[wanted.index(True)]
+
+
+def test_torch_func_has_its_rules(always):
+    """An operator of one's own has none for jvp and vmap, and a tangent of zeros would not be noticed."""
+    x, weight, bias, way = torch.randn(4, 5, 7), torch.randn(3, 7), torch.randn(3), torch.randn(4, 5, 7)
+    for what in (
+        lambda f: torch.func.jvp(lambda x: f(x, weight, bias), (x,), (way,))[1],
+        lambda f: torch.func.vmap(lambda x: f(x, weight, bias))(x),
+        lambda f: torch.func.vmap(lambda w: f(x[0], w))(torch.stack([weight, 2 * weight])),
+        lambda f: torch.func.grad(lambda w: f(x, w, bias).square().sum())(weight),
+    ):
+        found, right = what(linear), what(F.linear)
+        assert right.abs().max() > 0
+        torch.testing.assert_close(found, right)
+
+
+@fast
+def test_compiled_it_asks_nothing_of_the_size(monkeypatch):
+    """Batches below and above what oneDNN is worth calling for run in one graph."""
+    monkeypatch.setattr(products, "_GAINS", 100)
+    torch._dynamo.reset()
+    counter, weight = CompileCounterWithBackend("aot_eager"), torch.randn(3, 5)
+    made = torch.compile(lambda x: linear(x, weight), backend=counter, dynamic=True)
+    for rows in (2, 3, 6, 7, 8, 40):
+        x = torch.randn(rows, 5)
+        torch.testing.assert_close(made(x), x @ weight.t())
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
 
 
 @fast
