@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seaalign.backbones import pretrained
 from seaalign.backbones.base import Engine, Unsupported
+from seaalign.backbones.context import text_settings, windowed
 from seaalign.backbones.decoder import DecoderOnly, look_up
 from seaalign.backbones.layouts import Layout
 from seaalign.backbones.lora import add_lora
@@ -75,8 +76,8 @@ class CausalLM(DecoderOnly):
         self.codec, self.tokens_of, self.sample_rate, self.engine = decode, encode, sample_rate, engine
         self.vocab_size = self.eos = self.spec.codes
         self.banned = tuple(range(self.eos + 1, self.eos + 1 + len(self.spec.also)))
-        self.context = getattr(self.model.config, "max_position_embeddings", None)
-        self.windowed = pretrained.windowed(self.model.config)
+        self.context = getattr(text_settings(self.model.config), "max_position_embeddings", None)
+        self.windowed = windowed(self.model.config)
         self.layout = f"{self.spec.name}:{self.place.digest}"
         offered = {"style": self.spec.styled, "timbre": self.spec.timbre_codes, "decode": decode, "encode": encode}
         self.features = frozenset(name for name, there in offered.items() if there)

@@ -1,10 +1,10 @@
-"""What a model cannot read in one go: which row it is, and what its owner calls it."""
+"""What a model reads in one go: how far it sees, which row is too long, and what its owner calls that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -52,6 +52,20 @@ def by_row(make: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made
         except TooLong as error:
             raise TooLong(str(error), row) from error
     return made
+
+
+def text_settings(config: Any) -> Any:
+    """Of a Hugging Face model that speaks: where it sees too, its own lie inside (`Gemma3ForConditionalGeneration`)."""
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def windowed(config: Any) -> bool:
+    """Do some layers see a sliding window, or otherwise less than all that is before?"""
+    settings = text_settings(config)
+    kinds = getattr(settings, "layer_types", None) or ()
+    if kinds:
+        return any("full" not in kind for kind in kinds)
+    return bool(getattr(settings, "sliding_window", None)) and getattr(settings, "use_sliding_window", True)
 
 
 @contextmanager

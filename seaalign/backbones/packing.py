@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from seaalign.backbones.caches import parameters_of
+from seaalign.backbones.context import windowed
 from seaalign.backbones.varlen import Layout, at_once, attend_at_once
 
 IMPLEMENTATION = "seaalign_packed"
@@ -156,7 +157,7 @@ def why_not_packed(body: Callable[..., Any], call: Callable[..., tuple[Tensor, A
     except Exception as error:  # whatever a foreign model makes of it, separate rows are right
         reason = f"{type(error).__name__}: {error}"
     else:
-        exact = like.dtype == torch.float32 and not torch.is_autocast_enabled(like.device.type)
+        exact = like.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(like.device.type)
         if not worst <= (1e-4 if exact else 5e-2):
             reason = f"packed, its features are {worst:.2g} (of the largest) from those of separate rows"
     if reason:
@@ -178,6 +179,8 @@ def takes_packing(body: Callable[..., Any]) -> str:
         return "its body has no argument `packing`, and is no Hugging Face model"
     if kind not in ("sdpa", IMPLEMENTATION):
         return f"its attention is {kind!r}: load the model with attn_implementation='sdpa'"
+    if windowed(config):  # some families do so by their mask alone, which is not made here, and attention is not told
+        return "some of its layers see less than all that is before"
     try:
         _register()
     except ImportError:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seaalign.backbones.base import Unsupported
+from seaalign.backbones.context import text_settings
 from seaalign.backbones.lora_files import load_adapters, merged_state, save_adapters
 from seaalign.backbones.weights import load_into, misfit, read_weights
 from seaalign.storage.columns import whole_folder
@@ -54,7 +55,7 @@ def load(model: nn.Module | str | Path, tokenizer: Any, dtype: str) -> tuple[nn.
         raise ValueError("prompt tuning of peft puts vectors before the ids, which a layout knows nothing of: use LoRA")
     if hasattr(model, "get_base_model"):  # peft's wrapper: its layers sit in the model, which is what we call
         model = model.get_base_model()  # type: ignore[operator]
-    config = getattr(model, "config", None)
+    config = text_settings(getattr(model, "config", None))
     scaled = {name: getattr(config, name, None) for name in _AFTER_THE_HEAD}
     odd = {name: value for name, value in scaled.items() if value not in (None, 1, 1.0)}
     if odd:
@@ -127,14 +128,6 @@ def head_of(model: nn.Module) -> nn.Linear:
             "(model.merge_and_unload()), or write an adapter on DecoderOnly"
         )
     return head  # type: ignore[return-value]
-
-
-def windowed(config: Any) -> bool:
-    """Do some layers attend to a sliding window?"""
-    kinds = getattr(config, "layer_types", None) or ()
-    if kinds:
-        return any("full" not in kind for kind in kinds)
-    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
 
 
 def checkpoint(model: nn.Module) -> None:

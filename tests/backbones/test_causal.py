@@ -366,6 +366,46 @@ def test_logits_that_are_changed_after_the_head_are_refused():
         CausalLM(head, layout, tokenizer)
 
 
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+SIZES = (*SIZES, "num_key_value_heads", "max_position_embeddings", "initializer_range", "pad_token_id")
+
+
+def seeing(**settings):
+    """A model that sees too: its settings as one that speaks lie inside of others."""
+    pytest.importorskip("transformers.models.gemma3", reason="this transformers has no Gemma 3")
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sizes = {name: getattr(tiny("Llama", 340).config, name) for name in SIZES}
+    speaks = {**sizes, "head_dim": 8, "query_pre_attn_scalar": 8, **settings}
+    sees = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = Gemma3Config(text_config=speaks, vision_config=sees, mm_tokens_per_image=4)
+        return Gemma3ForConditionalGeneration(config).eval()
+
+
+def test_settings_of_a_model_that_sees_too_are_those_with_which_it_speaks():
+    layout, tokenizer = SMALL["orpheus"], tokenizer_for(SMALL["orpheus"])
+    window = {"sliding_window": 8, "layer_types": ["sliding_attention"] * 2}
+    backbone = CausalLM(seeing(**window), layout, tokenizer)
+    assert backbone.windowed and backbone.context == 256
+    prompts = [Prompt([5, 6, 7]), Prompt(list(range(25)))]
+    together = backbone.sample(prompts, temperature=0.0, max_len=20).rows()
+    alone = [backbone.sample([prompt], temperature=0.0, max_len=20).rows()[0] for prompt in prompts]
+    assert [row.tolist() for row in together] == [row.tolist() for row in alone]
+    with pytest.raises(ValueError, match="can read 256"):
+        backbone(prompts, Speech.pack(rows(240, 240)))
+    with pytest.raises(ValueError, match=r"changes its logits after the head \({'final_logit_softcapping': 2.0}\)"):
+        CausalLM(seeing(final_logit_softcapping=2.0), layout, tokenizer)
+
+
 def test_layouts_refuse_nonsense():
     good = {"name": "mine", "prompt": (7, "{text}"), "speech": 10, "codes": 6, "end": 9}
     for change, match in (

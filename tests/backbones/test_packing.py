@@ -166,6 +166,18 @@ def test_one_that_takes_packing_and_does_not_heed_it_is_found_out():
     torch.testing.assert_close(scores, own()(prompts_of([5]), speech))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_hundredth_is_found_out_where_numbers_are_exact(dtype):
+    class Nearly(Packable):
+        def body(self, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, packing=None):
+            given = inputs_embeds, attention_mask, position_ids, past_key_values, use_cache
+            made, cache = super().body(*given, packing=packing)
+            return made if packing is None else made * 1.01, cache
+
+    with pytest.warns(UserWarning, match=r"packed, its features are 0\.01"):
+        own(Nearly).to(dtype)(prompts_of([5]), answers(OWN_CODES, 9, 4, owners=[0, 0]))
+
+
 def test_one_that_fails_when_it_is_packed_is_scored_row_by_row():
     class Failing(MyAdapter):
         def body(self, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, packing=None):
@@ -214,6 +226,53 @@ def test_hugging_face_families(family, lora, checkpointing):
     speech = answers(12, 9, 4, 0, 7, 12, 6, owners=[2, 0, 2, 0, 1, 0], ended=[True, False, True, True, False, True])
     packed, padded = same_as_padded(backbone, [p.plain() for p in prompts_for(backbone.spec)], speech)
     assert packed < 0.7 * padded
+
+
+def plainly(backbone, prompt, row):
+    """Log-probs (T + 1,) of a row with its end, by the model alone on its own ids."""
+    ids = torch.cat([backbone.prompt_ids(prompt), backbone.speech_ids(row)])
+    said = torch.cat([row, torch.tensor([backbone.eos])])
+    with torch.no_grad():
+        logits = backbone.model(ids[None]).logits[0, -len(said) :].float()
+    rows = torch.cat([backbone.place.codes, backbone.place.ends])
+    return logits[:, rows].log_softmax(-1).gather(-1, said[:, None])[:, 0]
+
+
+WINDOWS = {
+    "Mistral": {},
+    "Qwen2Moe": {
+        "use_sliding_window": True,
+        "layer_types": ["sliding_attention"] * 2,
+        "num_experts": 2,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+    "Phimoe": {"num_local_experts": 2},
+}
+
+
+@pytest.mark.audio
+@pytest.mark.parametrize("family", WINDOWS)
+def test_families_that_see_a_window_are_scored_as_they_see(family):
+    """Some have the window in their mask alone, and attention is told nothing of it."""
+    transformers = pytest.importorskip("transformers")
+    from seaalign.backbones import CausalLM
+    from tests.backbones.tiny_hf import SMALL, prompts_for, tiny, tokenizer_for
+
+    if not hasattr(transformers, f"{family}Config"):
+        pytest.skip(f"this transformers has no {family}")
+    layout = SMALL["llasa"]
+    model = tiny(family, 340, sliding_window=12, **WINDOWS[family])
+    backbone, prompts = CausalLM(model, layout, tokenizer_for(layout)), prompts_for(layout)
+    speech = answers(12, 25, 9, 30, owners=[0, 1, 2])
+    with pytest.warns(UserWarning, match="some of its layers see less than all that is before"):
+        found = backbone(prompts, speech)
+    assert backbone.windowed
+    for scores, prompt, row in zip(found, prompts, speech.rows(), strict=True):
+        torch.testing.assert_close(
+            scores[: len(row) + 1].detach(), plainly(backbone, prompt, row), atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.audio
