@@ -80,7 +80,10 @@ def in_waves(draw_part: Callable[[int, int], Speech], rows: int, size: int) -> S
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # the CPU's allocator and cuBLAS raise plain ones
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "not enough memory")
+    )
 
 
 def draw_rows(backbone: Any, feature: Tensor, state: Any, asked: Rows, top_p: float) -> Speech:

@@ -310,7 +310,12 @@ def test_waves_draw_what_one_batch_draws():
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("no"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_where_memory_runs_out_smaller_waves_go_on(error):
     backbone, prompts, sizes = decoder(), [*TIMBRE], []
