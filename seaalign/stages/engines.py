@@ -7,8 +7,9 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
+from math import ceil
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -109,16 +110,14 @@ class OnRay:
             return
         if not ray.is_initialized():
             ray.init()  # the cluster that RAY_ADDRESS names, or this machine
-        has = ray.cluster_resources()
-        gpus = int(has.get("GPU", 0))
-        workers = min(self.workers or gpus or int(has["CPU"]), len(missing))
+        workers, gpus = _shared_out(ray.cluster_resources(), self.workers, len(missing))
         made = ray.data.from_items([{"shard": number} for number in missing], override_num_blocks=len(missing))
         made = made.map_batches(
             Worker,
             fn_constructor_args=(make, self.precision, os.getcwd()),
             batch_size=1,  # one shard a task: it is all that a lost worker loses
             concurrency=workers,
-            num_gpus=min(1.0, gpus / workers) if gpus else None,
+            num_gpus=gpus,
         )
         for row in made.iter_rows():  # which runs it, with Ray's own progress bars
             if row["error"]:
@@ -128,6 +127,23 @@ class OnRay:
     def alone(self, work: Callable[[], _Answer]) -> _Answer:
         """See `Engine`: there is one process here."""
         return work()
+
+
+def _shared_out(has: Mapping[str, float], wanted: int | None, most: int) -> tuple[int, float | None]:
+    """How many workers, `most` at most, and how much of a GPU for each: all of them find room at once.
+
+    Raises:
+        StageError: nobody has said how many, and the cluster does not tell.
+    """
+    gpus, cpus = (int(has.get(kind, 0)) for kind in ("GPU", "CPU"))
+    workers = min(wanted or gpus or cpus, most)
+    if not workers:
+        raise StageError(
+            "the Ray cluster shows neither GPUs nor CPUs; where its nodes start when they are asked for, say how many "
+            "workers: OnRay(workers=8), --workers 8"
+        )
+    # one worker is on one GPU, so a GPU is divided by whole numbers
+    return workers, 1 / ceil(workers / gpus) if gpus else None
 
 
 class Worker:
