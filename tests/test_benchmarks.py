@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
+from runpy import run_path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch._functorch.config
+
+from seaalign.audio import save
 
 pytest.importorskip("transformers", reason="the benchmark runs a Hugging Face model")
 pytestmark = pytest.mark.audio  # transformers imports torchaudio where it finds it
@@ -120,3 +124,24 @@ def test_pairs_are_what_trl_is_told(speed, tmp_path):
 def test_wrong_arguments(speed, wrong):
     with pytest.raises(SystemExit, match="no such interpreter|multiple of three"):
         run("--size", "minute", *wrong)
+
+
+@pytest.mark.parametrize("praat", [True, False])
+def test_pitch(praat, monkeypatch, tmp_path, capsys):
+    """A tone that Praat hears too, and what is said where there is no Praat."""
+    if praat:
+        pytest.importorskip("parselmouth", reason="praat-parselmouth is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "parselmouth", None)
+    time, threads = torch.arange(16000) / 16000, torch.get_num_threads()
+    for i, hertz in enumerate((110, 150, 230)):
+        save(tmp_path / f"{i}.wav", 0.3 * sum(torch.sin(2 * torch.pi * hertz * k * time) / k for k in (1, 2, 3)), 16000)
+    monkeypatch.setattr(sys, "argv", ["pitch.py", str(tmp_path), "--minutes", "0.1", "--most", "2"])
+    run_path(str(FOLDER.parent / "pitch.py"), run_name="__main__")
+    torch.set_num_threads(threads)
+    said = capsys.readouterr().out
+    assert re.search(r"F0 of 0\.1 minutes: \d+\.\d\d s of one core, (9\d|100)% of the frames voiced", said)
+    found = re.search(
+        r"2 recordings, (\d+) frames that both hear: (0\.\d+)% off in the median, gross errors 0.00%", said
+    )
+    assert found and int(found[1]) > 180 if praat else "pip install praat-parselmouth" in said
