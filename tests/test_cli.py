@@ -98,11 +98,46 @@ def test_no_command_is_not_understood(capsys: Any) -> None:
     assert seaalign() == 2 and "commands:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("fti", "seaalign fit"), ("dmo", "seaalign demo"), ("--helpp", None)])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("fti", "seaalign fit"), ("dmo", "seaalign demo"), ("--verison", "seaalign --version")]
+)
 def test_an_unknown_command_names_the_nearest(capsys: Any, typed: str, meant: str | None) -> None:
     assert seaalign(typed) == 2
     said = capsys.readouterr().err
     assert repr(typed) in said and (meant or "seaalign --help") in said
+
+
+@pytest.mark.parametrize("command", ["fit", "check", "validate", "test", "predict"])
+def test_help_is_of_the_command_that_was_typed(capsys: Any, command: str) -> None:
+    assert seaalign(command, "--help") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: seaalign {command} [") and "[options]" not in said
+    about = " ".join(said.split("\n\n")[1].split())
+    assert about.removesuffix(".")[1:] == cli.COMMANDS[command].help[1:]
+
+
+OWN = """
+from seaalign.miniature.lm import TextSpeechLM
+
+class Mine(TextSpeechLM):
+    def __init__(self, codes):  # without types, as most code is
+        super().__init__(codes, codes - 1, 6, words=5, dim=8, layers=1, heads=2)
+"""
+
+
+def test_classes_of_one_s_own_lie_where_the_command_is_typed_and_need_no_types(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = yaml.safe_load(config().read_text())
+    written["model"]["init_args"]["backbone"] = {"class_path": "ours_of_this_test.Mine", "init_args": {"codes": CODES}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(written))
+    (tmp_path / "ours_of_this_test.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert seaalign("fit", "--config", "mine.yaml", "--trainer.max_steps", 1) == 0
+    saved = next(tmp_path.rglob("*.ckpt"))
+    assert seaalign("export", "--config", "mine.yaml", "--weights", saved, "--output", "out.pt") == 0
+    assert (tmp_path / "out.pt").exists()
 
 
 def test_version_is_quick_and_imports_nothing_heavy() -> None:
@@ -221,6 +256,8 @@ def test_an_unknown_key_is_refused_with_the_nearest(
         (["--model=seaalign.DGS"], "no class 'DGS'; did you mean 'DGSA'?"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
         (["--model=DGSA"], "needs backbone"),
+        (["--model=nowhere_at_all.Mine"], "no module 'nowhere_at_all'; if it is yours, run this in the folder that"),
+        ([], "there is no model; give --config FILE"),
         (["--trainer.max_epochs=three"], "three"),
     ],
 )

@@ -9,7 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seaalign import DGSA, Prompt, SpeechData, TripletData, Utterance, read_triplets, write_triplets, write_utterances
+from seaalign import (
+    DGSA,
+    Prompt,
+    SpeechData,
+    Triplet,
+    TripletData,
+    Utterance,
+    read_triplets,
+    write_triplets,
+    write_utterances,
+)
 from seaalign.data import FrameBatchSampler, FrameLoader, TripletBatch
 from seaalign.storage import read_metadata
 from tests.toy import Toy, quiet, speech
@@ -207,6 +217,25 @@ def test_a_file_of_something_else_is_refused(tmp_path, what):
     change, seed = CHANGES[what]
     with pytest.raises(ValueError, match=rf"belongs to something else(?s:.)*{what}(?s:.)*or delete the file"):
         fit(Toy(seed), TripletData(**{"utterances": rows, "triplets": path, **change(rows)}))
+
+
+def test_triplets_of_one_s_own_are_told_where_to_go(tmp_path):
+    rows = [Triplet("a", Prompt([1]), *(torch.tensor([i]) for i in (1, 2, 3)))]
+    write_triplets(tmp_path / "own.parquet", rows)
+    with pytest.raises(ValueError, match=r"was not made by TripletData(?s:.)*triplets of your own: docs/data.md"):
+        fit(Toy(), TripletData(speech(8), tmp_path / "own.parquet"))
+    with pytest.raises(TypeError, match=r"need utterances, or a file of them, got Triplet"):
+        fit(Toy(), TripletData(rows, tmp_path / "t.parquet"))
+    assert not (tmp_path / "t.parquet").exists()
+
+
+def test_an_empty_manifest_is_named_and_nothing_is_made_of_it(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match=r"empty.jsonl holds no utterances"):
+        SpeechData(tmp_path / "empty.jsonl").setup()
+    with pytest.raises(ValueError, match=r"empty.jsonl holds no utterances"):
+        fit(Toy(), TripletData(tmp_path / "empty.jsonl", tmp_path / "t"))
+    assert not (tmp_path / "t").exists()
 
 
 def test_another_layout_is_refused(tmp_path):

@@ -38,8 +38,11 @@ COMMANDS = {
     "export": Command("seaalign.cli.export:export", "save a trained policy as its own inference code loads it"),
     "check": Command("seaalign.cli.training:check", "does the backbone of a YAML file obey the contract?"),
     "validate": Command("seaalign.cli.training:validate", "the validation numbers of a checkpoint"),
-    "test": Command("seaalign.cli.training:test", "the same for modules with a test_step"),
-    "predict": Command("seaalign.cli.training:predict", "the same for modules with a predict_step"),
+    "test": Command("seaalign.cli.training:test", "the test numbers of a checkpoint, for modules with a test_step"),
+    "predict": Command(
+        "seaalign.cli.training:predict",
+        "what a checkpoint says to data, for modules with a predict_step, such as stages",
+    ),
 }
 EXAMPLES = """\
   seaalign demo --quick                       the whole story in a minute
@@ -86,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _unknown(name)
     module, _, function = COMMANDS[name].home.partition(":")
+    if os.getcwd() not in sys.path:  # YAML files name classes of the user's own, which lie where the command is typed
+        sys.path.append(os.getcwd())
     try:
         return int(getattr(import_module(module), function)(rest) or 0)
     except KeyboardInterrupt:
@@ -111,7 +116,7 @@ def _says_it_all(error: Exception) -> bool:
     """
     names = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, OSError | ValueError) or not names.isdisjoint(
-        {"Unsupported", "BackboneError", "JudgeError"}
+        {"Unsupported", "BackboneError", "JudgeError", "MisconfigurationException"}
     )
 
 
@@ -119,9 +124,10 @@ def _unknown(name: str) -> int:
     if not name:
         print(usage(), end="", file=sys.stderr)
         return 2
-    near = get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean `seaalign {near[0]}`?" if near else f"there are {', '.join(COMMANDS)}; see `seaalign --help`"
-    print(f"seaalign: error: no command {name!r}; {hint}", file=sys.stderr)
+    kind, known = ("option", ("--help", "--version")) if name.startswith("-") else ("command", tuple(COMMANDS))
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean `seaalign {near[0]}`?" if near else f"there are {', '.join(known)}; see `seaalign --help`"
+    print(f"seaalign: error: no {kind} {name!r}; {hint}", file=sys.stderr)
     return 2
 
 

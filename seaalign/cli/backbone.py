@@ -32,7 +32,9 @@ def parsed(
     parser.add_argument(
         "--config", type=str, required=True, help="YAML file as for `seaalign fit`: its backbone is used"
     )
-    parser.add_subclass_arguments(Backbone, "backbone", required=False, help="to change what the file says of it")
+    parser.add_subclass_arguments(
+        Backbone, "backbone", required=False, fail_untyped=False, help="to change what the file says of it"
+    )
     options(parser)
     named = [value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--config"]
     named += [argument.partition("=")[2] for argument in argv if argument.startswith("--config=")]

@@ -86,7 +86,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--device", type=str | None, default=None, help="of the backbones; default: a GPU where there is one"
     )
-    parser.add_function_arguments(_evaluate)
+    parser.add_function_arguments(_evaluate, fail_untyped=False)
     given = parser.parse_args(list(argv))
     try:
         made = parser.instantiate(given).as_dict()

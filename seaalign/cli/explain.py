@@ -16,6 +16,9 @@ _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)|has no
 _LACKS = re.compile(
     r"Problem with given class_path '(?P<path>[^']+)':\s+the following arguments are required: (?P<keys>.+)"
 )
+_NO_MODULE = re.compile(r"No module named '(?P<module>[\w.]+)'")
+_NOT_IN_MODULE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
+_NO_MODEL = re.compile(r"the following arguments are required: (?:\w+\.)?model$")
 _UNION = "Does not validate against any of the Union subtypes"
 _NOT_MEANT = ("Expected a", "Not a valid subclass of", "Type collections.abc.Callable")  # said of the other kinds
 
@@ -32,6 +35,16 @@ def explain(message: str, options: Sequence[str], classes: Sequence[str] = ()) -
         >>> explain("Subcommand 'fit' does not accept option 'trainer.max_epoch'", ["trainer.max_epochs"])
         "unknown key 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?"
     """
+    if _NO_MODEL.search(message):
+        return "there is no model; give --config FILE, a YAML file in which `model: class_path: ...` names one"
+    if found := _NO_MODULE.search(message):
+        return (
+            f"no module {found['module']!r}; if it is yours, run this in the folder that holds it, or put that folder "
+            "on PYTHONPATH; otherwise install it"
+        )
+    if found := _NOT_IN_MODULE.search(message):
+        known = dir(import_module(found["module"]))
+        return f"{found['module']} has no class {found['name']!r}{near(found['name'], known)}"
     if found := _TAKES_NO.search(message):
         takes = parameters(found["path"])
         return f"{found['path']} takes no {found['key']!r}{near(found['key'], takes)} It takes: {', '.join(takes)}"

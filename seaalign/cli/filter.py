@@ -39,7 +39,11 @@ def _parser() -> Parser:
     add("--max_repetition", type=float, default=0.1, help="keep below this share of frames in runs of k + 1")
     add("--k", type=int, default=4, help="4: 200 ms of one token at 25 Hz")
     parser.add_subclass_arguments(
-        Transcriber, "transcriber", required=False, help="who listens: Whisper, MMS, ...; none: nobody"
+        Transcriber,
+        "transcriber",
+        required=False,
+        fail_untyped=False,
+        help="who listens: Whisper, MMS, ...; none: nobody",
     )
     add("--max_error", type=float, default=0.4, help="keep below this error; the paper: 0.4 for Thai, 0.5 for Lao")
     add("--unit", type=Literal["word", "grapheme"], default="word", help="of the error")

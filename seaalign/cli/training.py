@@ -21,6 +21,7 @@ from seaalign.callbacks import (
     ShardWriter,
     TemperatureCurriculum,
 )
+from seaalign.cli import COMMANDS
 from seaalign.cli.explain import explain, told
 from seaalign.data import PairData, ShardData, SpeechData, TextData, TripletData, load_pairs, load_utterances
 from seaalign.judges import Duration, Intelligibility, Liveliness, Repetition, RoundTrip, SpeakerSimilarity
@@ -54,9 +55,18 @@ class Parser(LightningArgumentParser):
     lesson = ""
 
     def format_help(self, formatter: Any = None) -> str:
-        """Of the command that was typed."""
-        said = super().format_help(formatter).replace("seaalign [options] fit", f"seaalign {self.called}")
-        return self.lesson + said  # type: ignore[no-any-return]
+        """Of the command that was typed; what Lightning says of the Trainer's methods is about these."""
+        prog = self.prog
+        if " [options] " in prog:
+            typed = prog.rpartition(" ")[2]
+            typed = self.called if typed == "fit" else typed
+            about = COMMANDS[typed].help
+            about = f"{about[0].upper()}{about[1:]}{'' if about.endswith('?') else '.'}"
+            self.prog, self.description = f"seaalign {typed}", None if self.lesson else about
+        try:
+            return self.lesson + super().format_help(formatter)  # type: ignore[no-any-return]
+        finally:
+            self.prog = prog
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2."""

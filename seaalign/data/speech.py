@@ -24,11 +24,21 @@ def load_utterances(source: str | Path | Sequence[Utterance], vocab_size: int | 
 
     Raises:
         ValueError: there are none, or two share an id.
+        TypeError: they are no utterances.
     """
     if isinstance(source, str | Path):
         read = read_manifest if str(source).endswith((".jsonl", ".json")) else read_utterances
-        return read(source, vocab_size=vocab_size)
+        utterances = read(source, vocab_size=vocab_size)
+        if not utterances:
+            raise ValueError(f"{source} holds no utterances")
+        return utterances
     utterances = list(source)
+    strange = {type(item).__name__ for item in utterances if not isinstance(item, Utterance)}
+    if strange:
+        raise TypeError(
+            f"need utterances, or a file of them, got {', '.join(sorted(strange))}; how to train on triplets that are "
+            "there already: docs/data.md"
+        )
     ids = [utterance.id for utterance in utterances]
     twice = [key for key, times in Counter(ids).items() if times > 1]
     if not ids or twice:

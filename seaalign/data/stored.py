@@ -186,6 +186,12 @@ class StoredData(Making[_Source, _Row]):
                 f"these are not the {self.noun} that the checkpoint was trained on. They differ in{listed}\nGive "
                 "those, or start from the checkpoint's weights alone"
             )
+        if self.metadata.get("data") is None:
+            raise ValueError(
+                f"{self.path} was not made by {type(self).__name__}: it does not say of what data and by which "
+                f"settings its speech was drawn and scored. Give {self.argument}= another name; how to train on {self.noun} of your "
+                "own: docs/data.md"
+            )
         raise ValueError(
             f"{self.path} belongs to something else. It differs in{listed}\nStored samples and log-probs are only "
             "good for the weights, layout, data and settings that made them. Load the checkpoint that made the file, "
