@@ -50,6 +50,12 @@ def find_backbone(finder: Finder, module: LightningModule, who: str) -> Any:
         ) from error
 
 
+def _as_prompt(given: Any, place: int) -> Prompt:
+    if isinstance(given, int):
+        raise TypeError(f"prompt {place} must be a Prompt or a list of text ids, got {given}: give [Prompt(text ids)]")
+    return given if isinstance(given, Prompt) else Prompt(given)
+
+
 class PromptedCallback(Callback):
     """Calls `measure` before the first step and then every so often, with the same prompts and seeds each time.
 
@@ -95,7 +101,7 @@ class PromptedCallback(Callback):
         self.prompts: list[Prompt] = []
         self.file_ids: list[str] = []
         if not isinstance(prompts, str | Path):
-            self.prompts = [p if isinstance(p, Prompt) else Prompt(torch.as_tensor(p)) for p in prompts]
+            self.prompts = [_as_prompt(p, place) for place, p in enumerate(prompts)]
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.n, self.max_len, self.temperature, self.top_p, self.seed = n, max_len, temperature, top_p, seed
         self.backbone, self.batch_size, self.limit = backbone, batch_size, limit

@@ -18,6 +18,7 @@ class Liveliness(Criterion):
 
     name = "liveliness"
     needs_audio = True
+    by_default = False  # True where the user did not give it, so that messages can say where it comes from
 
     @property
     def fingerprint(self) -> str:

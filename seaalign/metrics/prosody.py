@@ -1,19 +1,21 @@
 """Prosody over a corpus: means over utterances of the statistics in `seaalign.functional.prosody`.
 
-Utterances in which a statistic is undefined (too little voiced) are left out of the mean and counted in `undefined`.
+Utterances in which a statistic is undefined (too little voiced) are left out of the mean and counted in `undefined`;
+where it is defined in none, `compute` gives NaN, since 0 would be the best RMSE there is.
 Spread has no better direction: flat speech is eroded, and speech of wild pitch is broken. Compare it with real speech.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from seaalign.functional.prosody import Measured, Unit, energy_std, f0_correlation, f0_range, f0_rmse, f0_std
+from seaalign.metrics.rows import Rows, as_row, as_rows
 
 __all__ = ["EnergyStd", "F0Correlation", "F0Range", "F0RMSE", "F0Std"]
 
@@ -40,8 +42,12 @@ class _UtteranceMean(Metric):
             self.undefined += 1
 
     def compute(self) -> Tensor:
-        """Mean over the utterances in which the statistic is defined; 0 with `count` 0 where there is none."""
-        return (self.total / self.count.clamp(min=1)).float()
+        """The mean over utterances.
+
+        Returns:
+            () mean over the utterances in which the statistic is defined; NaN where there is none (`count` is 0).
+        """
+        return (self.total / self.count).float()
 
 
 class F0Std(_UtteranceMean):
@@ -64,9 +70,9 @@ class F0Std(_UtteranceMean):
         self.unit: Unit = unit
         self.min_voiced = min_voiced
 
-    def update(self, contours: Tensor | Sequence[Tensor]) -> None:
+    def update(self, contours: Rows) -> None:
         """Add F0 contours (frames,) in Hz, one or a list."""
-        for contour in _several(contours):
+        for contour in _several(contours, "contours"):
             self._add(f0_std(contour, self.unit, self.min_voiced))
 
 
@@ -95,9 +101,9 @@ class F0Range(_UtteranceMean):
         self.low, self.high = low, high
         self.min_voiced = min_voiced
 
-    def update(self, contours: Tensor | Sequence[Tensor]) -> None:
+    def update(self, contours: Rows) -> None:
         """Add F0 contours (frames,) in Hz, one or a list."""
-        for contour in _several(contours):
+        for contour in _several(contours, "contours"):
             self._add(f0_range(contour, self.unit, self.low, self.high, self.min_voiced))
 
 
@@ -121,9 +127,9 @@ class EnergyStd(_UtteranceMean):
         self.active_db = active_db
         self.min_active = min_active
 
-    def update(self, levels: Tensor | Sequence[Tensor]) -> None:
+    def update(self, levels: Rows) -> None:
         """Add levels (frames,) in dB from `seaalign.functional.energy`, one or a list."""
-        for level in _several(levels):
+        for level in _several(levels, "levels"):
             self._add(energy_std(level, self.active_db, self.min_active))
 
 
@@ -137,14 +143,15 @@ class _Comparison(_UtteranceMean):
 
     def update(
         self,
-        contours: Tensor | Sequence[Tensor],
-        references: Tensor | Sequence[Tensor],
-        paths: Tensor | Sequence[Tensor] | None = None,
+        contours: Rows,
+        references: Rows,
+        paths: Rows | None = None,
     ) -> None:
         """Add F0 contours (frames,) in Hz and those they are compared with, with paths (L, 2) from `align`."""
-        several, others = _several(contours), _several(references)
-        # One path (L, 2) is a tensor with two dimensions, unlike one contour.
-        ways = [None] * len(several) if paths is None else [paths] if isinstance(paths, Tensor) else list(paths)
+        several, others = _several(contours, "contours"), _several(references, "references")
+        # One path (L, 2) is a tensor or an array with two dimensions, unlike one contour.
+        given = [paths] if isinstance(paths, Tensor | np.ndarray) else paths
+        ways = [None] * len(several) if given is None else [as_row(path, "paths") for path in given]
         if not len(several) == len(others) == len(ways):
             raise ValueError(f"{len(several)} contours, {len(others)} references and {len(ways)} paths do not pair up")
         compare = f0_correlation if self.measure == "correlation" else f0_rmse
@@ -190,5 +197,6 @@ class F0RMSE(_Comparison):
     measure = "rmse"
 
 
-def _several(rows: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    return [rows] if isinstance(rows, Tensor) else list(rows)
+def _several(given: Rows, name: str) -> list[Tensor]:
+    rows = as_rows(given, name)
+    return [rows] if isinstance(rows, Tensor) else rows

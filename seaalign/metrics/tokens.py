@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torchmetrics import Metric
 from seaalign.functional.entropy import Correction, count_entropy
 from seaalign.functional.repetition import repetition_hits
 from seaalign.functional.tokens import token_counts, tokens_per_unit
+from seaalign.metrics.rows import Rows, as_row, as_rows
 
 
 class TokenEntropy(Metric):
@@ -46,9 +46,10 @@ class TokenEntropy(Metric):
         self.correction: Correction | None = correction
         self.add_state("counts", torch.zeros(vocab_size, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, tokens: Tensor | Sequence[Tensor], lengths: Tensor | None = None) -> None:
+    def update(self, tokens: Rows, lengths: Rows | None = None) -> None:
         """Add utterances: a padded (B, T) tensor with lengths (B,), or a list of (T,) tensors."""
-        self.counts += token_counts(tokens, lengths, vocab_size=self.vocab_size).to(self.counts.device)
+        counts = token_counts(*_taken(tokens, lengths), vocab_size=self.vocab_size)
+        self.counts += counts.to(self.counts.device)
 
     def compute(self) -> Tensor:
         """() bits, fp32. ValueError where no token was added."""
@@ -90,19 +91,22 @@ class RepetitionRate(Metric):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("rates", torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, tokens: Tensor | Sequence[Tensor], lengths: Tensor | None = None) -> None:
+    def update(self, tokens: Rows, lengths: Rows | None = None) -> None:
         """Add utterances: a padded (B, T) tensor with lengths (B,), or a list of (T,) tensors."""
-        hits, positions = (part.to(self.hits.device) for part in repetition_hits(tokens, lengths, self.k))
+        hits, positions = (part.to(self.hits.device) for part in repetition_hits(*_taken(tokens, lengths), self.k))
         self.hits += hits.sum()
         self.positions += positions.sum()
         self.utterances += (positions > 0).sum()
         self.rates += (hits / positions.clamp(min=1)).sum()
 
     def compute(self) -> Tensor:
-        """() share between 0 and 1; 0 where every utterance had k tokens or fewer (then ``utterances`` is 0)."""
-        if self.pooled:
-            return self.hits / self.positions.clamp(min=1)
-        return self.rates / self.utterances.clamp(min=1)
+        """The share of positions.
+
+        Returns:
+            () share between 0 and 1; NaN where every utterance had k tokens or fewer (then ``utterances`` is 0), since
+            0 would be the best rate there is.
+        """
+        return self.hits / self.positions if self.pooled else self.rates / self.utterances
 
 
 class TokensPerUnit(Metric):
@@ -132,8 +136,9 @@ class TokensPerUnit(Metric):
         self.add_state("tokens", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("units", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, lengths: Tensor, units: Tensor) -> None:
+    def update(self, lengths: Rows, units: Rows) -> None:
         """Add utterances by their speech tokens (B,) and text units (B,), both integers."""
+        lengths, units = as_row(lengths, "lengths"), as_row(units, "units")
         if lengths.shape != units.shape:
             raise ValueError(f"lengths {tuple(lengths.shape)} and units {tuple(units.shape)} must have one shape.")
         self.tokens += lengths.sum().to(self.tokens.device)
@@ -142,3 +147,7 @@ class TokensPerUnit(Metric):
     def compute(self) -> Tensor:
         """() tokens per unit. ValueError where no unit was added."""
         return tokens_per_unit(self.tokens, self.units)
+
+
+def _taken(tokens: Rows, lengths: Rows | None) -> tuple[Any, Tensor | None]:
+    return as_rows(tokens, "tokens"), None if lengths is None else as_row(lengths, "lengths")

@@ -15,6 +15,7 @@ from seaalign.critique import Loop, Plan, decoded
 from seaalign.data.texts import TextData
 from seaalign.functional.sampling import content_key
 from seaalign.judges import Criterion, Judge, Liveliness
+from seaalign.judges.given import as_judge, who_listens
 from seaalign.records import Candidate, Sentence, Verdict
 from seaalign.sampling import explore, frame_limits, temperature_gradient
 
@@ -81,7 +82,7 @@ def loop_of(module: TDSC) -> Loop:
     return Loop(work, module.judge, reference, keep, trainer.global_rank, trainer.world_size, barrier)
 
 
-def judge_of(judge: Judge | Sequence[Criterion] | None, settings: Any) -> Judge | None:
+def judge_of(judge: Judge | Criterion | Sequence[Criterion] | None, settings: Any) -> Judge | None:
     """A judge as it is, or made of criteria; one that listens also measures the spread of F0, for the dashboard.
 
     Raises:
@@ -89,7 +90,7 @@ def judge_of(judge: Judge | Sequence[Criterion] | None, settings: Any) -> Judge 
     """
     if judge is None:
         return None
-    made = copy.copy(judge) if isinstance(judge, Judge) else Judge(*judge, timeout=settings["judge_timeout"])
+    made = copy.copy(as_judge(judge, timeout=settings["judge_timeout"]))
     names, losers = [criterion.name for criterion in made.criteria], settings["loser_reasons"]
     if settings["dpo_steps"] and set(losers).isdisjoint(names):
         raise ValueError(
@@ -97,7 +98,9 @@ def judge_of(judge: Judge | Sequence[Criterion] | None, settings: Any) -> Judge 
             f"{names}. Name the one that ranks by loser_reasons=(...), or set dpo_steps=0"
         )
     if any(c.needs_audio for c in made.criteria) and not any(isinstance(c, Liveliness) for c in made.criteria):
-        made.criteria = (*made.criteria, Liveliness())
+        extra = Liveliness()
+        extra.by_default = True
+        made.criteria = (*made.criteria, extra)
     return made
 
 
@@ -121,11 +124,12 @@ def require_partners(module: TDSC) -> None:
     data, backbone = module.trainer.datamodule, module.backbone  # type: ignore[attr-defined]
     if not isinstance(data, TextData):
         raise TypeError(f"TDSC trains on TextData, which has texts and no recordings, not on {type(data).__name__}")
-    ears = [criterion.name for criterion in module.judge.criteria if criterion.needs_audio] if module.judge else []
+    ears, remedy = who_listens(module.judge)
     lacks = ["decode()"] if type(backbone).decode is Backbone.decode else []
-    lacks += [] if getattr(backbone, "sample_rate", None) else ["an attribute sample_rate (Hz)"]
+    lacks += [] if getattr(backbone, "sample_rate", None) else ["attribute sample_rate (Hz)"]
     if ears and lacks:
-        raise Unsupported(f"{ears} listen, and {type(backbone).__name__} has no {' and no '.join(lacks)}")
+        both = f"neither {' nor '.join(lacks)}" if len(lacks) == 2 else f"no {lacks[0]}"
+        raise Unsupported(f"{ears}, and {type(backbone).__name__} has {both}: give it what is missing{remedy}")
 
 
 def plan_of(settings: Any, temperatures: Sequence[float], sentences: Sequence[Sentence], iteration: int) -> Plan:

@@ -57,7 +57,7 @@ class TDSC(L.LightningModule):
 
     Args:
         backbone: the policy, at the start the SFT checkpoint.
-        judge: accepts and rejects candidates: a `Judge`, or the criteria of one; None accepts all that ended. To one
+        judge: accepts and rejects candidates: a `Judge`, a criterion or several; None accepts all that ended. To one
             that listens `Liveliness` is added, for the dashboard.
         work: folder for candidates, verdicts and pairs; one per run, seen by all processes.
         iterations: K.
@@ -92,7 +92,7 @@ class TDSC(L.LightningModule):
     def __init__(
         self,
         backbone: Backbone,
-        judge: Judge | Sequence[Criterion] | None,
+        judge: Judge | Criterion | Sequence[Criterion] | None,
         work: str | Path = "runs/tdsc",
         iterations: int = 5,
         temperatures: tuple[float, ...] = (0.7, 1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -23,16 +24,26 @@ def set_fields(record: Any, **values: Any) -> None:
 
 def token_ids(value: Any, name: str, dims: tuple[int, ...]) -> Tensor:
     """Integer ids as int64, or an error that names what is wrong."""
-    tensor = torch.as_tensor(value)
+    tensor = value if isinstance(value, Tensor) else _tensor(value, name)
     if tensor.numel() == 0:
         tensor = tensor.long()
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name} must hold integer ids, got {tensor.dtype}; run the tokenizer first")
+    if tensor.dim() == 0:
+        raise ValueError(f"{name} must be a list of ids, got the single number {tensor}: give [{tensor}]")
     if tensor.dim() not in dims:
         raise ValueError(
             f"{name} must have {' or '.join(map(str, dims))} dimension(s), got shape {tuple(tensor.shape)}"
         )
     return tensor.long()
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        needs = "text ids: tokenise first (backbone.tokenize)" if name.endswith(".text") else "integer ids"
+        raise TypeError(f"{name} needs {needs}, got {reprlib.repr(value)}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -69,6 +80,7 @@ class Prompt:
         timbre: what the decoder needs to know of the speaker: a tensor, or any nest of dicts and lists of tensors.
 
     Raises:
+        TypeError: the text is no integer ids, or the style no `Style`.
         ValueError: the text is empty or not one-dimensional.
 
     Example:
@@ -82,6 +94,8 @@ class Prompt:
     timbre: Any = None
 
     def __init__(self, text: Ids, style: Style | None = None, timbre: Any = None) -> None:
+        if style is not None and not isinstance(style, Style):
+            raise TypeError(f"Prompt.style must be a Style or None, got {type(style).__name__}: give Style(tokens)")
         set_fields(self, text=token_ids(text, "Prompt.text", (1,)), style=style, timbre=timbre)
         if not len(self.text):
             raise ValueError("Prompt.text is empty: there is nothing to say; drop the row, or check the tokenizer")

@@ -18,6 +18,10 @@ class Utterance:
         prompt: text, and where it exists the style prefix and the timbre of the same reference recording.
         tokens: speech tokens of the recording (T,) or (T, K).
         source: "real", or the name of the system that synthesised it.
+
+    Raises:
+        TypeError: the prompt is no `Prompt`, or the tokens are no integer ids.
+        ValueError: there are no tokens.
     """
 
     id: str
@@ -26,6 +30,9 @@ class Utterance:
     source: str = "real"
 
     def __init__(self, id: str, prompt: Prompt, tokens: Ids, source: str = "real") -> None:
+        if not isinstance(prompt, Prompt):
+            kind = type(prompt).__name__
+            raise TypeError(f"prompt of utterance {id!r} must be a Prompt, got {kind}: give Prompt(text ids)")
         set_fields(
             self, id=id, prompt=prompt, tokens=token_ids(tokens, f"tokens of utterance {id!r}", (1, 2)), source=source
         )

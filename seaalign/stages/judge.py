@@ -9,6 +9,7 @@ from typing import Any
 from seaalign.backbones.base import Backbone, Unsupported
 from seaalign.critique import decoded
 from seaalign.judges import Criterion, Judge
+from seaalign.judges.given import as_judge, who_listens
 from seaalign.pairs import Judged
 from seaalign.records import Candidate, Verdict
 from seaalign.stages.base import Stage
@@ -19,20 +20,20 @@ class Judging(Stage):
     """Judges candidates, for `trainer.predict` on `ShardData(..., candidates=FOLDER)`; decodes for those that listen.
 
     Args:
-        judge: a `Judge`, or the criteria of one; None accepts all.
+        judge: a `Judge`, a criterion or several; None accepts all.
         backbone: decodes for criteria that listen; it is needed for those alone.
 
     Raises:
         Unsupported: a criterion listens, and there is nothing that decodes.
     """
 
-    def __init__(self, judge: Judge | Sequence[Criterion] | None, backbone: Backbone | None = None) -> None:
+    def __init__(self, judge: Judge | Criterion | Sequence[Criterion] | None, backbone: Backbone | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.judge = judge if isinstance(judge, Judge) or judge is None else Judge(*judge)
-        ears = [criterion.name for criterion in self.judge.criteria if criterion.needs_audio] if self.judge else []
+        self.judge = None if judge is None else as_judge(judge)
+        ears, remedy = who_listens(self.judge)
         if ears and (backbone is None or type(backbone).decode is Backbone.decode):
-            raise Unsupported(f"{ears} listen: give Judging(judge, backbone=...) one that has decode()")
+            raise Unsupported(f"{ears}: give Judging(judge, backbone=...) one that has decode(){remedy}")
 
     def work(self, rows: Sequence[Candidate]) -> list[Judged]:
         """The candidates of a shard, each with its verdict."""

@@ -330,3 +330,10 @@ def test_the_flag_stays_up_and_the_warning_comes_once_though_the_curve_recovers(
 def test_prompts_may_be_text_ids() -> None:
     watch = ErosionMonitor([[1, 2], [3]])
     assert [p.text.tolist() for p in watch.prompts] == [[1, 2], [3]] and isinstance(watch.prompts[0], Prompt)
+
+
+def test_ids_where_prompts_are_wanted_are_refused_by_what_they_are() -> None:
+    with pytest.raises(TypeError, match=r"prompt 0 must be a Prompt or a list of text ids, got 1: give \[Prompt"):
+        ErosionMonitor([1, 2, 3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="tokenise first"):
+        ErosionMonitor(["hello"])

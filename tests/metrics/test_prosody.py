@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,7 +60,29 @@ def test_undefined_utterances_are_counted_and_left_out():
     assert (metric.count.item(), metric.undefined.item()) == (1, 2)
     metric.reset()
     metric.update(torch.zeros(30))
-    assert (metric.compute().item(), metric.count.item(), metric.undefined.item()) == (0, 0, 1)
+    assert metric.compute().isnan() and (metric.count.item(), metric.undefined.item()) == (0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_nothing_measured_is_nan_not_the_best_value():
+    metric = F0RMSE()
+    assert metric.compute().isnan()
+    metric.update(torch.zeros(30), torch.zeros(30))
+    assert metric.compute().isnan()
+
+
+def test_lists_and_arrays_are_taken():
+    row = [100.0, 200.0] * 10
+    for given in (row, np.array(row), [row, []], [np.array(row)]):
+        metric = F0Std()
+        metric.update(given)
+        assert metric.compute().item() == pytest.approx(6) and metric.count.item() == 1
+    path, metric = [[i, i] for i in range(20)], F0RMSE()
+    metric.update(row, np.array(row), np.array(path))
+    metric.update([row], [row], [path])
+    assert metric.compute().item() == 0 and metric.count.item() == 2
+    with pytest.raises(TypeError, match=r"contours must be a tensor, an array or a list of numbers, got str"):
+        F0Std().update("a.wav")
 
 
 def test_two_processes_give_the_value_of_one():

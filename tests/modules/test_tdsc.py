@@ -16,6 +16,8 @@ from seaalign import SFT, TDSC, Pair, Prompt, SpeechData, TemperatureCurriculum,
 from seaalign.backbones import Unsupported
 from seaalign.critique import NothingAccepted
 from seaalign.data import PairBatch
+from seaalign.judges import Liveliness
+from seaalign.records import Verdict
 from seaalign.sampling import pair_logps
 from seaalign.storage import read_metadata, read_pairs, weights_hash
 from tests.modules.tdsc_run import Reads, data, fit, judge, module, result, sentences, start, tables
@@ -264,13 +266,36 @@ def test_what_cannot_work_is_refused_before_anything_is_sampled(tmp_path, policy
     with pytest.raises(TypeError, match="TDSC trains on TextData, .* not on SpeechData"):
         quiet().fit(module(policy, tmp_path), SpeechData(speech()))
     with pytest.raises(
-        Unsupported, match=r"\['intelligibility', 'liveliness'\] listen, and Toy has no decode\(\) and no"
+        Unsupported,
+        match=r"'intelligibility' listens \(so does 'liveliness', which TDSC adds .* Toy has neither decode\(\) "
+        r"nor attribute sample_rate \(Hz\): give it what is missing$",
     ):
         quiet().fit(module(policy, tmp_path, judge_=[Listens()]), data())
     with torch.no_grad():
         policy.head.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="the logits of row 0 are NaN or infinite at step 0"):
         quiet().fit(module(policy, tmp_path), data())
+
+
+def test_one_criterion_or_function_is_a_judge(tmp_path):
+    policy = Toy()
+
+    def forgot(candidates):
+        return [Verdict.accept() for _ in candidates]
+
+    assert [c.name for c in module(policy, tmp_path, judge_=Reads()).judge.criteria] == ["intelligibility"]
+    deaf = module(policy, tmp_path, judge_=forgot, dpo_steps=0)
+    assert deaf.judge.timeout == 1800.0
+    with pytest.raises(Unsupported, match=r"'forgot' listens .*; or set forgot.needs_audio = False if it reads tokens"):
+        quiet().fit(deaf, data())
+    given = module(policy, tmp_path, judge_=[Liveliness(), forgot], dpo_steps=0)
+    with pytest.raises(Unsupported, match="criteria 'liveliness' and 'forgot' listen, and Toy"):
+        quiet().fit(given, data())
+    forgot.needs_audio = False
+    assert [c.name for c in module(policy, tmp_path, judge_=forgot, dpo_steps=0).judge.criteria] == ["forgot"]
+    for wrong in (7, "forgot"):
+        with pytest.raises(TypeError, match=f"{wrong!r} is no criterion: pass one, or a function"):
+            module(policy, tmp_path, judge_=wrong)
 
 
 def test_no_pairs_means_no_dpo_and_no_crash(tmp_path, policy):

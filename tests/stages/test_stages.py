@@ -103,8 +103,11 @@ def test_a_judge_that_fails_stops_and_keeps_the_shards_before(tmp_path):
     assert [path.name for path in sorted((tmp_path / "j").glob("*.parquet"))] == [
         f"shard-{i:05d}.parquet" for i in range(3)
     ]
-    with pytest.raises(Unsupported, match=r"\['broken'\] listen"):
+    with pytest.raises(Unsupported, match=r"criterion 'broken' listens: give Judging\(judge, backbone=...\) one that"):
         Judging(Judge(Listens()), policy())
+    with pytest.raises(Unsupported, match="'<lambda>' listens: .*; or set <lambda>.needs_audio = False if it reads"):
+        Judging(lambda batch: [Verdict.accept() for _ in batch])
+    assert [c.name for c in Judging(Broken()).judge.criteria] == ["broken"]
     with pytest.raises(ValueError, match="judge: here"):
         predict(Judging(judge()), data)
 
