@@ -353,3 +353,8 @@ def test_the_example_runs(speech: Path, tmp_path: Path) -> None:
     places = [f"--data.utterances={speech}", f"--data.triplets={tmp_path / 'triplets.parquet'}"]
     prompts = [f"--trainer.callbacks.init_args.prompts={json.dumps([[1, 2]])}"]
     assert seaalign("fit", "--config", example, *sizes, *quick, *places, *prompts) == 0
+
+
+def test_the_package_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "seaalign", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and __version__ in done.stdout, done.stderr

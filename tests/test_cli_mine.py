@@ -98,6 +98,12 @@ def test_what_cannot_be_mined_is_told(tmp_path: Path, config: Any, capsys: Any) 
     assert "none of 6 candidates was accepted" in capsys.readouterr().err
 
 
+def test_workers_without_ray_are_refused(tmp_path: Path, config: Any, capsys: Any) -> None:  # noqa: F811
+    assert run(config(), tmp_path / "out", "--workers", "2") == 1
+    assert "--workers 2 is for Ray: add --engine ray" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_ray_is_named_where_it_is_missing(tmp_path: Path, config: Any, capsys: Any, monkeypatch: Any) -> None:  # noqa: F811
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run(config(), tmp_path / "out", "--engine", "ray") == 1

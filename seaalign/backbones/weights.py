@@ -86,6 +86,11 @@ def _torch(path: Path, unsafe: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=not unsafe)
     except UnpicklingError as error:
+        if not _saved_by_torch(path):
+            raise ValueError(
+                f"{path} is neither a file of torch.save nor one of safetensors; give a checkpoint of weights, such as "
+                "last.ckpt, llm.pt or model.safetensors"
+            ) from error
         raise ValueError(
             f"{path} holds more than tensors, and loading it would run code of whoever wrote it. If it is your own, "
             f"load it with unsafe=True ({str(error).splitlines()[0]})"
@@ -94,6 +99,13 @@ def _torch(path: Path, unsafe: bool) -> Any:
     except (RuntimeError, LookupError, EOFError, ValueError, TypeError, AttributeError) as error:
         first = (str(error) or "it is empty").splitlines()[0]
         raise ValueError(f"{path} is no checkpoint that could be read ({type(error).__name__}: {first})") from error
+
+
+def _saved_by_torch(path: Path) -> bool:
+    """A zip archive, or before torch 1.6 a bare pickle, which opens with its protocol."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in {bytes([i]) for i in range(1, 6)})
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str | Path, hint: str = "") -> None:

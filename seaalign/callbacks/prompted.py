@@ -43,10 +43,11 @@ def find_backbone(finder: Finder, module: LightningModule, who: str) -> Any:
     try:
         return attrgetter(finder)(module)
     except AttributeError as error:
-        parts = ", ".join(name for name, _ in module.named_children()) or "none"
+        found = [name for name, _ in module.named_children()]
+        ways = [f"backbone={name!r}" for name in found[:3]] + ["backbone=lambda module: MyAdapter(module.net)"]
         raise AttributeError(
-            f"{type(module).__name__} has no attribute {finder!r} (its submodules: {parts}); tell "
-            f"{who} where it is: backbone='policy' or backbone=lambda module: MyAdapter(module.net)"
+            f"{type(module).__name__} has no attribute {finder!r} (its submodules: {', '.join(found) or 'none'}); tell "
+            f"{who} where it is: {' or '.join(ways)}"
         ) from error
 
 
@@ -109,11 +110,17 @@ class PromptedCallback(Callback):
 
     def measure(self, backbone: Any, trainer: Trainer, module: LightningModule) -> Any:
         """Whatever is worth knowing; use `self.draw` to sample."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say what to measure: write its method measure(self, backbone, trainer, "
+            "module); its result goes to report()"
+        )
 
     def report(self, measured: Any, trainer: Trainer, module: LightningModule) -> None:
         """Log or write what `measure` returned; it is None on the ranks that did not measure."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say what to do with what it measured: write its method report(self, "
+            "measured, trainer, module), such as module.log(...)"
+        )
 
     def check(self, backbone: Any) -> None:
         """Refuse, before training starts, a backbone that cannot give what `measure` needs."""

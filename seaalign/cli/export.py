@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
@@ -25,5 +26,6 @@ def export(argv: Sequence[str]) -> None:
     """`seaalign export`."""
     given, backbone = parsed("export", "Save a trained policy as its own inference code loads it.", argv, _options)
     load_weights(backbone, given.weights)
+    Path(given.output).parent.mkdir(parents=True, exist_ok=True)  # torch.save makes none
     backbone.save(given.output, adapters_only=given.adapters_only)
     Console(stderr=True).print(f"wrote {given.output}", highlight=False, soft_wrap=True)

@@ -62,6 +62,9 @@ round.json, and files for the two `seaalign fit` that come next.
             sys.exit(f"seaalign mine does what TDSC does on TextData before it trains; the file names {given}")
         if self._get(self.config, "out") is None:
             sys.exit("seaalign mine needs --out FOLDER, for what it makes; killed, the same command goes on from there")
+        workers = self._get(self.config, "workers")
+        if workers is not None and self._get(self.config, "engine") != "ray":
+            sys.exit(f"--workers {workers} is for Ray: add --engine ray, or give --trainer.devices {workers} instead")
         own = self._get(self.config_init, "trainer.callbacks") or []
         for callback in own:
             if isinstance(callback, TemperatureCurriculum):

@@ -80,13 +80,32 @@ def _may_be_replaced(folder: Path) -> bool:
     return not any(folder.iterdir()) or all((folder / name).is_file() for name in ("results.json", "erosion.png"))
 
 
+RULE = "Claims; undecided: the 2 sigma interval of the difference (in brackets, over texts) does not settle it"
+SMALL = "small sizes: most differences are within noise; verdicts need the full demo"
+_COLOURS = {"holds": "green", "undecided": "dim", "does not": "yellow"}
+
+
+def say_claims(claims: Sequence[dict[str, Any]], quick: bool, console: Console) -> None:
+    """A line per claim: the verdict, the numbers, and how far noise reaches."""
+    console.print(f"[bold]{RULE}[/]", highlight=False, soft_wrap=True)
+    if quick:
+        console.print(f"  [yellow]{SMALL}[/]", highlight=False, soft_wrap=True)
+    for claim in claims:
+        colour = _COLOURS[claim["verdict"]]
+        line = f"  [{colour}]{claim['verdict']:<9}[/] {claim['claim']}: {claim['numbers']}"
+        if claim["interval"] is not None:
+            low, high = claim["interval"]
+            line += f" \\[{low:+.2f}, {high:+.2f}]"
+        if "tolerance" in claim:
+            line += f"; holds where the rise is below {claim['tolerance']:g} points"
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def publish(results: dict[str, Any], args: argparse.Namespace, console: Console) -> None:
     """Say what held and what did not, and put the run's folder, whole, where the last one was."""
     from seaalign.storage import write_json
 
-    for claim in results["claims"]:
-        mark = "[green]holds[/]    " if claim["holds"] else "[yellow]does not[/] "
-        console.print(f"  {mark} {claim['claim']}: {claim['numbers']}", highlight=False, soft_wrap=True)
+    say_claims(results["claims"], args.quick, console)
     draft = args.out.with_name(args.out.name + ".part")
     write_json(draft / "results.json", results)
     old = args.out.with_name(args.out.name + ".old")

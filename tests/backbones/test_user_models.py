@@ -149,6 +149,6 @@ def test_the_example_is_exported(tmp_path, monkeypatch):
     model = {"class_path": "examples.your_own_model.MySpeechLM"}
     backbone = {"class_path": "examples.your_own_model.MyAdapter", "init_args": {"model": model}}
     Path("my.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}}))
-    assert cli.main(["export", "--config=my.yaml", "--weights=my_lm.pt", "--output=same.pt"]) == 0
-    first, same = (torch.load(name, weights_only=True) for name in ("my_lm.pt", "same.pt"))
+    assert cli.main(["export", "--config=my.yaml", "--weights=my_lm.pt", "--output=no/such/same.pt"]) == 0
+    first, same = (torch.load(name, weights_only=True) for name in ("my_lm.pt", "no/such/same.pt"))
     assert first.keys() == same.keys() and all(torch.equal(first[name], same[name]) for name in first)

@@ -39,6 +39,19 @@ def test_nothing_is_unpickled_unless_asked(tmp_path, monkeypatch):
     assert len(read_weights("odd.pt", unsafe=True)) == 4 and (tmp_path / "boom.txt").exists()
 
 
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_a_file_of_something_else_is_not_called_dangerous(tmp_path, unsafe):
+    (tmp_path / "real.parquet").write_bytes(b"PAR1" + bytes(40) + b"PAR1")
+    with pytest.raises(
+        ValueError, match=r"real\.parquet is neither a file of torch.save nor one of safetensors"
+    ) as told:
+        read_weights(tmp_path / "real.parquet", unsafe)
+    assert "unsafe=True" not in str(told.value)
+    torch.save({"hook": Boom()}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"old\.pt holds more than tensors.*load it with unsafe=True"):
+        read_weights(tmp_path / "old.pt")
+
+
 def test_shards_and_folders(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     state = net().state_dict()

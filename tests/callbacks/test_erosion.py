@@ -219,7 +219,11 @@ def test_the_decision_is_one_method() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "error", "says"),
     [
-        ({"backbone": "policy"}, AttributeError, "no attribute 'policy' (its submodules: inner)"),
+        (
+            {"backbone": "policy"},
+            AttributeError,
+            "(its submodules: inner); tell ErosionMonitor where it is: backbone='inner' or backbone=lambda",
+        ),
         ({"backbone": lambda module: module.inner}, TypeError, "can sample, got ModuleDict"),
         ({"units": [1]}, ValueError, "1 unit counts for 2 prompts"),
     ],
@@ -228,6 +232,14 @@ def test_what_cannot_work_is_refused_before_training(quiet_trainer: Any, kwargs:
     error = NotImplementedError if error is TypeError else error  # Unsupported
     with pytest.raises(error, match=re.escape(says)):
         quiet_trainer(callbacks=[monitor(**kwargs)]).fit(Stranger())
+
+
+@pytest.mark.parametrize("missing", ["measure", "report"])
+def test_a_callback_without_its_two_methods_is_told_which(quiet_trainer: Any, missing: str) -> None:
+    other = ({"measure", "report"} - {missing}).pop()
+    mine = type("Mine", (PromptedCallback,), {other: lambda self, *_: None})
+    with pytest.raises(NotImplementedError, match=rf"Mine .*write its method {missing}\(self, "):
+        quiet_trainer(callbacks=[mine([[1]], backbone=policy_of)]).fit(Stranger())
 
 
 def test_a_decoder_of_unknown_rate_asks_for_it(quiet_trainer: Any) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 pytestmark = pytest.mark.audio
 
-from seaalign.demo import main  # noqa: E402
+from seaalign.demo import SMALL, main, say_claims  # noqa: E402
 from seaalign.demo.claims import claims  # noqa: E402
 from seaalign.demo.evaluate import Outcome, summarise  # noqa: E402
 from seaalign.demo.show import table  # noqa: E402
@@ -86,6 +86,7 @@ def test_claims_say_no_when_nothing_happens():
     systems = dict.fromkeys(("SFT", "DGSA", "more SFT on real", "standard DPO"), same)
     said = claims([same] * 3, [same] * 3, systems, 1)
     assert [claim["holds"] for claim in said] == [False] * 11 + [True]  # the last: WER stays where it was
+    assert [claim["verdict"] for claim in said] == ["undecided"] * 11 + ["holds"]  # nothing is shown, either way
 
 
 def test_claims_say_yes_to_the_whole_story():
@@ -97,7 +98,34 @@ def test_claims_say_yes_to_the_whole_story():
         "more SFT on real": summary(wer=45, entropy=6.8, f0_std=1.0),
         "standard DPO": summary(wer=40, entropy=6.8, f0_std=1.0),
     }
-    assert all(claim["holds"] for claim in claims(off, on, systems, 1))
+    assert all(claim["holds"] and claim["verdict"] == "holds" for claim in claims(off, on, systems, 1))
+    said = claims(off[::-1], on, {**systems, "SFT": systems["DGSA"], "DGSA": off[1]}, 1)
+    contrary = {claim["claim"].split(" (")[0] for claim in said if claim["verdict"] == "does not"}
+    assert {"word errors fall with the synthetic share", "entropy collapses", "DGSA restores entropy"} <= contrary
+
+
+def test_noise_is_no_verdict():
+    """As `--quick` had them: 6.70 -> 7.02 bits, and 110 -> 118 % that no test tells apart."""
+    wide = {"wer": (110.0, 6.0), "entropy": (6.7, 0.2), "f0_std": (1.0, 0.1)}
+    livelier = {"wer": (118.33, 6.0), "entropy": (7.02, 0.2), "f0_std": (1.0, 0.1)}
+    systems = dict.fromkeys(("SFT", "more SFT on real", "standard DPO"), wide) | {"DGSA": livelier}
+    said = {claim["claim"]: claim for claim in claims([wide] * 3, [wide] * 3, systems, 1)}
+    restored = said["DGSA restores entropy (SFT -> DGSA)"]
+    assert restored["verdict"] == "undecided" and restored["interval"] == pytest.approx((-0.2457, 0.8857), abs=1e-3)
+    stays = said["DGSA leaves word errors where SFT had them, as in the paper"]
+    assert stays["holds"] and stays["verdict"] == "undecided" and stays["tolerance"] == 2
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_verdict_is_said_with_its_noise(capsys, quick):
+    same = summary()
+    systems = dict.fromkeys(("SFT", "DGSA", "more SFT on real", "standard DPO"), same)
+    say_claims(claims([same] * 3, [same] * 3, systems, 1), quick, Console(width=80))
+    shown = capsys.readouterr().out
+    assert (SMALL in shown) == quick and "2 sigma" in shown.splitlines()[0]
+    assert "  undecided DGSA restores entropy (SFT -> DGSA): entropy 6.00 -> 6.00 [-0.28, +0.28]" in shown
+    assert "wer 10.00 -> 10.00 [-0.28, +0.28]; holds where the rise is below 2 points" in shown
+    assert "by more SFT on real: not comparable\n" in shown
 
 
 def test_held_out_texts_stay_out():

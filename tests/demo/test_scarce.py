@@ -67,7 +67,10 @@ def test_claims():
     claims = critique_claims(made, rounds[::-1])
     assert [claim["holds"] for claim in claims] == [False, False, True, False, False, False]
     assert claims[0]["numbers"] == "wer 40.00 -> 34.00" and claims[2]["numbers"] == "pass % 50 -> 60 -> 20"
-    assert not critique_claims(made, rounds[:1])[2]["holds"]  # one iteration shows no rise
+    one = critique_claims(made, rounds[:1])[2]
+    assert not one["holds"] and one["verdict"] == "undecided"  # one iteration shows no rise, and no fall
+    assert claims[2]["verdict"] == "holds" and claims[3]["verdict"] == "does not"
+    assert claims[0]["verdict"] == "undecided"  # 6 points, and 7 are well within the noise
 
 
 def test_iterations_are_shown_and_drawn(tmp_path, capsys):
