@@ -189,8 +189,8 @@ class StoredData(Making[_Source, _Row]):
         if self.metadata.get("data") is None:
             raise ValueError(
                 f"{self.path} was not made by {type(self).__name__}: it does not say of what data and by which "
-                f"settings its speech was drawn and scored. Give {self.argument}= another name; how to train on {self.noun} of your "
-                "own: docs/data.md"
+                f"settings its speech was drawn and scored. Give {self.argument}= another name; how to train on "
+                f"{self.noun} of your own: docs/data.md"
             )
         raise ValueError(
             f"{self.path} belongs to something else. It differs in{listed}\nStored samples and log-probs are only "
