@@ -66,6 +66,29 @@ def cache_name(body: Callable[..., Any]) -> str:
     return "cache" if "cache" in taken and "past_key_values" not in taken else "past_key_values"
 
 
+def taken(output: Any, name: str, use_cache: bool) -> tuple[Tensor, Any]:
+    """Features and cache of what a body returned: a tuple, or an object as Hugging Face models return it.
+
+    Args:
+        output: what it returned.
+        name: of the cache, as by `cache_name`.
+        use_cache: was a cache asked for?
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: a cache was asked for, and there is none: each step would forget all that came before.
+    """
+    if isinstance(output, tuple):
+        hidden, cache = output[0], output[1] if len(output) > 1 else None
+    elif hasattr(output, "last_hidden_state"):
+        hidden, cache = output.last_hidden_state, getattr(output, name, None)
+    else:
+        raise TypeError(f"body() returned a {type(output).__name__}: return a tuple (hidden (B, S, D), cache)")
+    if use_cache and cache is None:
+        raise ValueError("body() returned no cache under use_cache=True; without one take LogitsBackbone")
+    return hidden, cache
+
+
 def parameters_of(body: Callable[..., Any]) -> frozenset[str]:
     """The arguments that a module or function takes by name."""
     call = getattr(type(body), "forward", None) if isinstance(body, nn.Module) else body

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from seaalign.backbones.base import evaluating
-from seaalign.backbones.caches import cache_name, roomy
+from seaalign.backbones.caches import cache_name, roomy, taken
 from seaalign.backbones.context import require_room
 from seaalign.backbones.fixed import Fixed, can_fix
 from seaalign.backbones.packing import IMPLEMENTATION, Packing, forget, takes_packing, why_not_packed
@@ -124,7 +124,8 @@ class DecoderOnly(StepBackbone):
         def why_not() -> str:
             reason = why_not_packed(self.body, self._call_body, like)
             if reason:
-                warnings.warn(f"{type(self).__name__} scores row by row, padded: {reason}", stacklevel=5)
+                slower = "(slower, not wrong; docs/speed.md)"
+                warnings.warn(f"{type(self).__name__} scores row by row, padded: {reason} {slower}", stacklevel=5)
             return reason
 
         return not self._tried("packing", like, why_not)
@@ -232,10 +233,7 @@ class DecoderOnly(StepBackbone):
                 raise RuntimeError(f"{type(self).__name__} was tried with packed rows, and now {reason}")
             mask = x.new_zeros(1, 1, 1, 1)  # of four dimensions: left alone, so that none of S x S is made
         output = self.body(inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=use_cache, **named)
-        if isinstance(output, tuple):
-            return output[0], output[1]
-        new = getattr(output, "cache", None) if "cache" in named else output.past_key_values
-        return output.last_hidden_state, new
+        return taken(output, "cache" if "cache" in named else "past_key_values", use_cache)
 
 
 def look_up(table: Callable[[Tensor], Tensor], ids: Sequence[Tensor]) -> list[Tensor]:

@@ -27,7 +27,9 @@ COMMANDS = {
     ),
     "fit": Command("seaalign.cli.training:fit", "train: SFT, DGSA or your own LightningModule, from a YAML file"),
     "tdsc": Command("seaalign.cli.critique:tdsc", "improve a policy without recordings: explore, judge, learn, repeat"),
-    "mine": Command("seaalign.cli.mine:mine", "one iteration of that without its training, on many machines"),
+    "mine": Command(
+        "seaalign.cli.mine:mine", "make and judge speech for one iteration of tdsc, on many machines; no training"
+    ),
     "evaluate": Command(
         "seaalign.cli.evaluate:evaluate", "compare systems on the same texts: errors, F0, H_p, similarity"
     ),

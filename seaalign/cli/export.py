@@ -15,7 +15,11 @@ from seaalign.cli.backbone import parsed
 def _options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--weights", type=str, required=True, help="checkpoint of the training")
     parser.add_argument(
-        "--output", type=str, required=True, help="CosyVoice: a file such as llm.pt; others, and LoRA layers: a folder"
+        "--output",
+        type=str,
+        required=True,
+        help="what the backbone's save() writes; a file: CosyVoice (llm.pt), Chatterbox (.safetensors), most of "
+        "your own adapters; a folder: Hugging Face models, and LoRA layers alone",
     )
     parser.add_argument(
         "--adapters_only", type=bool, default=False, help="write the LoRA layers alone, as peft does, not merged"

@@ -79,7 +79,7 @@ def _build_arguments(build: argparse.ArgumentParser) -> None:
     add("--no-ties", action="store_true", help="ab: raters must prefer one")
     add("--language", default="en", help=f"{', '.join(languages())}, or a file of your own (default: en)")
     add("--consent", help="what raters agree to, in their language")
-    add("--seed", type=int, help="of all that is drawn (default: a new one, kept in the key)")
+    add("--seed", type=int, help="all random draws start from it (default: a new one, kept in the key)")
     add("--out", type=Path, required=True, help="a new folder")
 
 

@@ -51,8 +51,13 @@ round.json, and files for the two `seaalign fit` that come next.
         add("--out", type=str | None, default=None, help="folder for what is made, seen by all machines; required")
         where = "lightning: --trainer.devices, --trainer.num_nodes; ray: the cluster of RAY_ADDRESS, or this machine"
         add("--engine", type=Literal["lightning", "ray"], default="lightning", help=where)
-        add("--workers", type=int | None, default=None, help="of ray; default: one per GPU, or per CPU without GPU")
-        add("--iteration", type=int, default=1, help="k, from 1: of the temperatures and of the seed")
+        add(
+            "--workers",
+            type=int | None,
+            default=None,
+            help="how many workers Ray starts; default: one per GPU, or one per CPU",
+        )
+        add("--iteration", type=int, default=1, help="which iteration this is, from 1; it sets temperatures and seed")
         add("--size", type=int, default=256, help="sentences per shard: what a lost process loses")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -30,9 +30,11 @@ def report(argv: Sequence[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder that a run wrote")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder to write (default: report)")
-    parser.add_argument("--title", default="seaalign report", help="of the page")
+    parser.add_argument("--title", default="seaalign report", help="title of the page")
     parser.add_argument("--sentences", type=int, default=10, help="most sentences to hear per evaluation (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw and the blind order (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the choice of sentences and the blind order follow from it (default: 0)"
+    )
     given = parser.parse_args(argv)
     from seaalign.report import build_report
 

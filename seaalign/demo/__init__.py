@@ -36,7 +36,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="small sizes: every stage in about a minute, noisy numbers")
     made.add_argument(
-        "--seed", type=int, default=0, help="of everything (default 0); the same seed repeats the numbers"
+        "--seed",
+        type=int,
+        default=0,
+        help="all random draws start from it (default 0); the same seed repeats the numbers",
     )
     made.add_argument("--out", type=Path, default=Path("runs/demo"), help="where results go (default runs/demo)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")

@@ -50,7 +50,7 @@ class Mining:
     Args:
         build: gives the module, whose settings count, and the texts; called in each process that works on a stage.
         folder: what is made; seen by all processes.
-        iteration: k, from 1: of the temperatures and of the seed.
+        iteration: which one this is, from 1; it sets the temperatures and the seed.
         size: sentences per shard.
     """
 

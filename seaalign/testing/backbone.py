@@ -13,6 +13,7 @@ from seaalign.backbones import Backbone
 from seaalign.records import Prompt, Speech
 from seaalign.testing import dependence, drawing, frequencies, scoring
 from seaalign.testing.probe import Probe, make_probe, private_randomness
+from seaalign.testing.running import require_backbone
 
 _Rule = Callable[[Probe], "str | None"]
 _RULES: tuple[tuple[str, _Rule], ...] = (
@@ -104,6 +105,7 @@ def check_backbone(
         >>> len(report), dict(report)["stepwise == teacher forced"]
         (18, 'passed')
     """
+    require_backbone(backbone)
     dtypes = [_TOLERANCE[p.dtype] for p in backbone.parameters() if p.dtype in _TOLERANCE]
     loose = max(dtypes, default=(1e-4, 1e-4))
     with private_randomness(seed), _as_it_was(backbone):

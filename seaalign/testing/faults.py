@@ -10,9 +10,29 @@ _HEAT = "divide the logits by each row's temperature, and take the argmax where 
 
 # name: (likely cause, next step)
 FAULTS = {
+    "no backbone": (
+        "the model itself was given, or the class of the adapter",
+        "subclass DecoderOnly, StepBackbone or LogitsBackbone, hold the model in it, and give an object of that",
+    ),
+    "no end token": (
+        "`eos` was not named, or is counted from another id than the head's outputs",
+        "name `eos`: the index of the end token among the outputs of logits()",
+    ),
+    "forward meets an unknown id": (
+        "an id of text or speech is not below the number of rows of the embedding that looks it up",
+        "compare the largest ids with num_embeddings of both tables: another tokenizer, or a missing offset?",
+    ),
+    "forward raises": (
+        "the error itself says: it is none of shapes, so nothing is guessed here",
+        "read the traceback above this error: its last line in your adapter is the place",
+    ),
     "forward fails": (
         "a hook got tensors of another shape than it expects, or prompts are taken by row, not by speech.prompt",
         "read the error above this one; row b answers prompts[speech.prompt[b]], and several rows may share one",
+    ),
+    "stepwise fails": (
+        "prefill(), extend() or select() raises where forward does not: scoring needs no cache, sampling does",
+        "read the error above this one, and call the hook on one prompt by itself",
     ),
     "sample fails": (
         "a number where one per row (P*n,) was given, or the state does not follow the rows",

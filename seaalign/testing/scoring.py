@@ -10,17 +10,19 @@ from seaalign.backbones.base import evaluating
 from seaalign.records import Speech
 from seaalign.testing.faults import fault
 from seaalign.testing.probe import Probe, reseed
+from seaalign.testing.running import failed, require_end, require_prefill, steps
 
 
 def shape(probe: Probe) -> None:
     """(B, T+1), fp32, finite, no log-prob above 0."""
     speech = probe.padded(3, 0)
     want = (len(speech), speech.tokens.shape[1] + 1)
+    require_end(probe)
     try:
         scores = probe.forward(speech)
     except Exception as error:
-        shown = f"{len(probe.prompts)} prompts and tokens {tuple(speech.tokens.shape)}, prompt {speech.prompt.tolist()}"
-        raise fault("forward fails", f"{type(error).__name__}: {error}, for {shown}") from error
+        raise failed(probe, error) from error
+    require_prefill(probe)
     got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if got != want:
         raise fault(
@@ -59,8 +61,16 @@ def same_bits(probe: Probe) -> None:
 
 
 def _dropouts(module: nn.Module) -> str:
-    active = [name for name, m in module.named_modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0]
-    return f"active dropout in {', '.join(active[:4])}" if active else ""
+    """Modules that drop: layers for it, and those with a rate of their own, such as `nn.MultiheadAttention.dropout`."""
+    active = []
+    for name, m in module.named_modules():
+        rate = getattr(m, "dropout", None)
+        if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0:
+            active.append(name)
+        elif isinstance(rate, float) and rate > 0:
+            active.append(f"{name}.dropout={rate:g}".lstrip("."))
+    more = f" and {len(active) - 4} more" if len(active) > 4 else ""
+    return f"active dropout in {', '.join(active[:4])}{more}" if active else ""
 
 
 def columns(probe: Probe) -> None:
@@ -147,7 +157,8 @@ def stepwise(probe: Probe) -> str | None:
         return "not a StepBackbone: there are no steps to look at"
     scored, whole = probe.speech.scored, probe.score(probe.speech)
     for permuted in (False, True):
-        got = _walk(probe, probe.backbone, permuted)
+        with steps(probe):
+            got = _walk(probe, probe.backbone, permuted)
         seen = scored[:, : got.shape[1]] & ~got.isnan()
         got, want = got.where(seen, 0.0), whole[:, : got.shape[1]].where(seen, 0.0)
         wrong = probe.apart(got, want)
