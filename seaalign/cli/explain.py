@@ -43,8 +43,8 @@ def explain(message: str, options: Sequence[str], classes: Sequence[str] = ()) -
             "on PYTHONPATH; otherwise install it"
         )
     if found := _NOT_IN_MODULE.search(message):
-        known = dir(import_module(found["module"]))
-        return f"{found['module']} has no class {found['name']!r}{near(found['name'], known)}"
+        inside = dir(import_module(found["module"]))
+        return f"{found['module']} has no class {found['name']!r}{near(found['name'], inside)}"
     if found := _TAKES_NO.search(message):
         takes = parameters(found["path"])
         return f"{found['path']} takes no {found['key']!r}{near(found['key'], takes)} It takes: {', '.join(takes)}"
