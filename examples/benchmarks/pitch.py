@@ -41,15 +41,15 @@ def hour_of(recordings: Sequence[Tensor], minutes: float, seconds: float) -> lis
     return list(stream.repeat(-(-size // len(stream)))[:size].split(int(seconds * RATE)))
 
 
-def beside_praat(praat: Any, recordings: Sequence[Tensor]) -> np.ndarray:
+def beside_praat(praat: Any, recordings: Sequence[Tensor], rate: int = RATE) -> np.ndarray:
     """Ratios of our F0 to Praat's, of all frames in which both hear a voice."""
     ratios = []
     for wave in recordings:
-        ours = f0(wave, RATE, fmin=LOW, fmax=HIGH).numpy()
-        room = RATE // 20  # silence about it: Praat's first frame needs a whole window
-        sound = praat.Sound(np.pad(wave.numpy().astype(np.float64), room), RATE)
+        ours = f0(wave, rate, fmin=LOW, fmax=HIGH).numpy()
+        room = rate // 20  # silence about it: Praat's first frame needs a whole window
+        sound = praat.Sound(np.pad(wave.numpy().astype(np.float64), room), rate)
         track = sound.to_pitch_ac(time_step=0.01, pitch_floor=LOW, pitch_ceiling=HIGH)
-        times = (np.arange(len(ours)) + 0.5) / 100 + room / RATE
+        times = (np.arange(len(ours)) + 0.5) / 100 + room / rate
         nearest = np.round((times - track.xs()[0]) / 0.01).astype(int).clip(0, track.n_frames - 1)
         theirs = track.selected_array["frequency"][nearest]
         voiced = (ours > 0) & (theirs > 0)

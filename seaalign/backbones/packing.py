@@ -157,12 +157,16 @@ def why_not_packed(body: Callable[..., Any], call: Callable[..., tuple[Tensor, A
     except Exception as error:  # whatever a foreign model makes of it, separate rows are right
         reason = f"{type(error).__name__}: {error}"
     else:
-        exact = like.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(like.device.type)
-        if not worst <= (1e-4 if exact else 5e-2):
+        if not worst <= (1e-4 if exact(like) else 5e-2):
             reason = f"packed, its features are {worst:.2g} (of the largest) from those of separate rows"
     if reason:
         forget(body)
     return reason
+
+
+def exact(like: Tensor) -> bool:
+    """Are numbers of this kind, here and now, so exact that two ways to the same feature agree within 1e-4?"""
+    return like.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(like.device.type)
 
 
 def takes_packing(body: Callable[..., Any]) -> str:
@@ -179,7 +183,9 @@ def takes_packing(body: Callable[..., Any]) -> str:
         return "its body has no argument `packing`, and is no Hugging Face model"
     if kind not in ("sdpa", IMPLEMENTATION):
         return f"its attention is {kind!r}: load the model with attn_implementation='sdpa'"
-    if windowed(config):  # some families do so by their mask alone, which is not made here, and attention is not told
+    # Some families window by their mask alone, which is not made here. Asked before a model gets our attention, and not
+    # at every packed call after it.
+    if kind != IMPLEMENTATION and windowed(config):
         return "some of its layers see less than all that is before"
     try:
         _register()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seaalign.backbones.packing import forget, takes_packing
+from seaalign.backbones.packing import exact, forget, takes_packing
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +140,7 @@ def can_share(body: Callable[..., Any], call: Callable[..., tuple[Tensor, Any]],
         call: `DecoderOnly._call_body` with it.
         like: embeddings (L, D) of its size, type and scale.
     """
-    exact = like.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(like.device.type)
-    if not exact or takes_packing(body):
+    if not exact(like) or takes_packing(body):
         return False
     noise = torch.randn(5, 6, like.shape[1], generator=torch.Generator().manual_seed(0))
     x = noise.to(like) * like.float().std().clamp_min(1e-3).to(like.dtype)

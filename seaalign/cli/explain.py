@@ -12,7 +12,7 @@ from textwrap import dedent
 
 _TAKES_NO = re.compile(r"Problem with given class_path '(?P<path>[^']+)':\s+Option '(?P<key>[^']+)' is not accepted")
 _NO_OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'|unrecognized arguments: --(?P<argument>[^\s=]+)")
-_NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)|has no attribute '(?P<attribute>\w+)'")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
 _LACKS = re.compile(
     r"Problem with given class_path '(?P<path>[^']+)':\s+the following arguments are required: (?P<keys>.+)"
 )
@@ -56,7 +56,7 @@ def explain(message: str, options: Sequence[str], classes: Sequence[str] = ()) -
         known, asked = (options, key) if key.partition(".")[0] in tops else (tops, key.partition(".")[0])
         return f"unknown key {asked!r}{near(asked, known)}"
     if found := _NO_CLASS.search(message):
-        name = found["name"] or found["attribute"]
+        name = found["name"]
         return f"no class {name!r}{near(name, classes)} A class of your own is named by its path, package.module.Class"
     return message
 

@@ -15,14 +15,20 @@ NO_RISE = 2.0
 Verdict = Literal["holds", "undecided", "does not"]
 
 
+def difference(before: Summary, after: Summary, key: str) -> tuple[float, float]:
+    """after - before and its sigma; the two are taken as independent, which errs on the wide."""
+    return after[key][0] - before[key][0], (after[key][1] ** 2 + before[key][1] ** 2) ** 0.5
+
+
 def z(a: Summary, b: Summary, key: str) -> float:
     """How far a lies above b, in units of the sigma of the difference."""
-    return (a[key][0] - b[key][0]) / max((a[key][1] ** 2 + b[key][1] ** 2) ** 0.5, 1e-9)
+    change, sigma = difference(b, a, key)
+    return change / max(sigma, 1e-9)
 
 
 def interval(before: Summary, after: Summary, key: str) -> tuple[float, float]:
-    """The difference after - before, 2 sigma down and up; the two are taken as independent, which errs on the wide."""
-    change, sigma = after[key][0] - before[key][0], (after[key][1] ** 2 + before[key][1] ** 2) ** 0.5
+    """The difference after - before, 2 sigma down and up."""
+    change, sigma = difference(before, after, key)
     return change - 2 * sigma, change + 2 * sigma
 
 

@@ -61,11 +61,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> weight.grad.unique()
         tensor([128.])
     """
-    if torch.is_autocast_enabled(x.device.type) or _transformed() or not _takes(x, weight, bias):
-        return F.linear(x, weight, bias)
-    # code that is compiled asks neither: who has it compiled has tried before, as `backbones.linears` does, and a
-    # question of size would compile it anew on both sides; the operator itself asks that
-    if torch.compiler.is_compiling() or (x.numel() * len(weight) >= _GAINS and works()):
+    # code that is compiled asks neither size nor whether it works: a question of size would compile it anew on both
+    # sides, so the operator itself asks that, and who has it compiled has tried before, as `backbones.linears` does
+    compiling = torch.compiler.is_compiling()
+    gains = compiling or x.numel() * len(weight) >= _GAINS  # the cheapest question, which most small layers end at
+    usual = not gains or torch.is_autocast_enabled(x.device.type) or _transformed() or not _takes(x, weight, bias)
+    if not usual and (compiling or works()):
         made: Tensor = torch.ops.seaalign.linear(x, weight, bias)
         return made
     return F.linear(x, weight, bias)

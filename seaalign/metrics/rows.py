@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from numbers import Number
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ def as_rows(given: Any, name: str) -> Any:
     Raises:
         TypeError: something else, by its name and type.
     """
-    if isinstance(given, Tensor | np.ndarray) or not isinstance(given, Sequence) or isinstance(given, str):
+    if not isinstance(given, Sequence) or isinstance(given, str):  # tensors and arrays are no sequences
         return as_row(given, name)
     if given and all(isinstance(value, Number) for value in given):
         return as_row(given, name)
